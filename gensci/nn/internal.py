@@ -44,6 +44,7 @@ LOG_HAAR = math.log(8 * math.pi**2)
 
 
 def zmatrix_of(cond: Tensors) -> ZMatrix:
+    """The placing tree among the conditioning tensors."""
     names = ("order", "parent", "grand", "side", "rigid", "torsion0")
     return ZMatrix(*(cond[name] for name in names))
 
@@ -75,6 +76,11 @@ def pair_features(x: Tensor, frame: Frames) -> Tensor:
     centres = torch.linspace(0.05, 1.25, RADII, device=x.device, dtype=x.dtype)
     radial = torch.exp(-0.5 * ((r - centres) / 0.08).square())
     return torch.cat((local / r, torch.tanh(local / 0.3), radial), dim=-1)
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Keeps autocast away from geometry: bfloat16 holds a position to three digits only."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class Block(nn.Module):
@@ -159,6 +165,7 @@ class Heads(nn.Module):
         )
 
     def torsion_given(self, h: Tensor, cond: Tensors, atoms: slice) -> Conditionals:
+        """Torsions (batch, atoms, components) given hidden states h (batch, atoms, C)."""
         logits, shift, sharpen = self.torsion(h).chunk(3, dim=-1)
         rigid = cond["rigid"][atoms][:, None]
         reach = torch.where(rigid, RIGID_WIDTH, 1.0)
@@ -168,6 +175,7 @@ class Heads(nn.Module):
         return Conditionals(logits, centre, (base + sharpen).clamp(-4.0, 11.0))
 
     def angle_given(self, h: Tensor, torsion: Tensor, cond: Tensors, atoms: slice) -> Conditionals:
+        """Angles given h and the torsions (batch, atoms)."""
         seen = torch.cat((h, self._torsion_features(torsion, cond, atoms)), dim=-1)
         logits, shift, widen = self.angle(seen).chunk(3, dim=-1)
         width = cond["angle_scale"][atoms][:, None]
@@ -177,6 +185,7 @@ class Heads(nn.Module):
     def length_given(
         self, h: Tensor, torsion: Tensor, angle: Tensor, cond: Tensors, atoms: slice
     ) -> Conditionals:
+        """Distances given h, the torsions and the angles (batch, atoms)."""
         bend = ((angle - cond["angle0"][atoms]) / cond["angle_scale"][atoms]).clamp(-8, 8)
         features = self._torsion_features(torsion, cond, atoms)
         seen = torch.cat((h, features, bend[..., None]), dim=-1)
@@ -251,9 +260,9 @@ class InternalFlow(nn.Module):
         e = e + self.next(cond["next"]) + self.reference_names(refs).sum(-2)
         return e + self.identity(e)
 
-    def _pairs(self, x: Tensor, frame: Frames, hops: Tensor, framed: Tensor) -> Tensor:
+    def _pairs(self, seen: Tensor, hops: Tensor, framed: Tensor) -> Tensor:
         """Pair channels (batch, Q, K, P); ``framed`` (Q,) 0 for the first three atoms."""
-        seen = self.geometry(pair_features(x, frame)) * framed[:, None, None]
+        seen = self.geometry(seen) * framed[:, None, None]
         return nn.functional.silu(self.pair(nn.functional.silu(seen + self.hops(hops))))
 
     def _first(self, identity: Tensor, features: Tensor, cond: Tensors, atoms: slice) -> Tensor:
@@ -268,8 +277,9 @@ class InternalFlow(nn.Module):
         features = ic_features(ic, cond, every)
         index = torch.arange(num_atoms, device=x.device)
         mask = index[:, None] > index
-        framed = (index > 2).to(x.dtype)
-        pair = self._pairs(x, zmatrix_frames(x, zmatrix_of(cond)), cond["hops"], framed)
+        with full_precision(x):
+            seen = pair_features(x, zmatrix_frames(x, zmatrix_of(cond)))
+        pair = self._pairs(seen, cond["hops"], (index > 2).to(x.dtype))
         # Atom 0 is its own (unknown) reference: its features are zero by construction.
         h = self._first(self.identities(cond), features, cond, every)
         for block in self.blocks:
@@ -287,7 +297,8 @@ class InternalFlow(nn.Module):
         """
         centroid = self._centroid_log_prob(x.mean(1), x.shape[1])
         x = x[:, cond["order"]]
-        ic = internal_coordinates(x, zmatrix_of(cond))
+        with full_precision(x):
+            ic = internal_coordinates(x, zmatrix_of(cond))
         h = self.hidden(x, ic, cond)
         every = slice(0, x.shape[1])
         torsion = self._torsion_term(ic, self.heads.torsion_given(h, cond, every))
@@ -336,9 +347,7 @@ class _Placing:
         self.x = weight.new_zeros(n, num_atoms, 3)
         self.features = weight.new_zeros(n, num_atoms, IC_FEATURES)
         self.cache = [
-            weight.new_zeros(
-                2, n, num_atoms, block.num_heads, channels // block.num_heads
-            )
+            weight.new_zeros(2, n, num_atoms, block.num_heads, channels // block.num_heads)
             for block in flow.blocks
         ]
 
@@ -346,7 +355,8 @@ class _Placing:
         flow, atom = self.flow, slice(i, i + 1)
         h = flow._first(self.identity, self.features, self.cond, atom)
         framed = self.x.new_full((1,), float(i > 2))
-        pair = flow._pairs(self.x[:, :i], frame, self.cond["hops"][atom, :i], framed)
+        seen = pair_features(self.x[:, :i], frame)
+        pair = flow._pairs(seen, self.cond["hops"][atom, :i], framed)
         self.inputs = []
         for block, cache in zip(flow.blocks, self.cache, strict=True):
             self.inputs.append(h)
@@ -416,5 +426,3 @@ def uniform_rotations(n: int, generator: Generator, like: Tensor) -> Tensor:
         (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     )
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
-
-

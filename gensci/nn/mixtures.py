@@ -21,7 +21,9 @@ def mixture_normal_log_prob(x: Tensor, logits: Tensor, mean: Tensor, log_scale: 
     return torch.logsumexp(torch.log_softmax(logits, -1) + component, -1)
 
 
-def mixture_von_mises_log_prob(phi: Tensor, logits: Tensor, loc: Tensor, log_kappa: Tensor) -> Tensor:
+def mixture_von_mises_log_prob(
+    phi: Tensor, logits: Tensor, loc: Tensor, log_kappa: Tensor
+) -> Tensor:
     """Log-density of angles phi (...,) radians under components (..., K): (...,) nats.
 
     Written with sin^2 of the half angle, which keeps float32 accurate at high concentration.

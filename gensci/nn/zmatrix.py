@@ -37,7 +37,7 @@ class InternalCoordinates(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """The frame each atom is placed in: ``origin`` (..., 3) and ``axes`` (..., 3, 3), rows e1-e3."""
+    """The frame an atom is placed in: ``origin`` (..., 3), ``axes`` (..., 3, 3) with rows e1-e3."""
 
     origin: Tensor
     axes: Tensor
@@ -63,6 +63,7 @@ class ZMatrix:
 
 
 def neighbour_lists(num_atoms: int, bonds: list[tuple[int, int]]) -> list[list[int]]:
+    """Bonded atoms of each atom, in increasing order of the bonds."""
     neighbours: list[list[int]] = [[] for _ in range(num_atoms)]
     for a, b in sorted({(min(bond), max(bond)) for bond in bonds}):
         neighbours[a].append(b)
@@ -92,7 +93,7 @@ def _placing_class(name: str, element: str) -> int:
 def placing_order(
     names: list[str], elements: list[str], neighbours: list[list[int]], first: int
 ) -> list[int]:
-    """Heavy backbone first, then oxygens, side chains and hydrogens, always beside a placed atom."""
+    """Heavy backbone, then oxygens, side chains and hydrogens, each beside a placed atom."""
     rank = [(_placing_class(n, e), i) for i, (n, e) in enumerate(zip(names, elements, strict=True))]
     order, placed = [first], {first}
     while len(order) < len(names):
@@ -156,9 +157,7 @@ def build_zmatrix(
             of its centres and the planarity of its rings are read from it.
     """
     neighbours = neighbour_lists(len(names), bonds)
-    first = min(
-        range(len(names)), key=lambda i: (_placing_class(names[i], elements[i]), i)
-    )
+    first = min(range(len(names)), key=lambda i: (_placing_class(names[i], elements[i]), i))
     order = placing_order(names, elements, neighbours, first)
     rank = {atom: k for k, atom in enumerate(order)}
     refs = [(0, 0, 0)]
@@ -196,7 +195,7 @@ def frames(x_parent: Tensor, x_grand: Tensor, x_side: Tensor) -> Frames:
 
 
 def zmatrix_frames(x: Tensor, z: ZMatrix) -> Frames:
-    """Frames of all atoms: x (batch, atoms, 3) in placing order. Atoms 0-2 have no frame (unused)."""
+    """Frames of x (batch, atoms, 3) in placing order; those of atoms 0-2 are not to be used."""
     return frames(x[:, z.parent], x[:, z.grand], x[:, z.side])
 
 
@@ -229,7 +228,7 @@ def place(frame: Frames, distance: Tensor, angle: Tensor, torsion: Tensor) -> Te
 
 
 def log_volume(ic: InternalCoordinates) -> Tensor:
-    """log |dx / d(internal, rotation, position of atom 0)|: (batch,).
+    """Log |dx / d(internal, rotation, position of atom 0)|: (batch,).
 
     The rotation is measured by its Haar volume 8 pi^2, so a uniform rotation adds
     ``-log(8 pi^2)`` to a log-density in internal coordinates.

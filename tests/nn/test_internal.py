@@ -1,4 +1,4 @@
-"""The internal-coordinate flow: exact density, invariance, and the placing tree of real peptides."""
+"""The internal-coordinate flow: exact density, invariance, placing trees of real peptides."""
 
 import math
 from functools import cache
@@ -8,8 +8,8 @@ import torch
 
 from gensci.nn.internal import InternalFlow, uniform_rotations, zmatrix_of
 from gensci.nn.zmatrix import (
-    InternalCoordinates,
     Frames,
+    InternalCoordinates,
     internal_coordinates,
     log_volume,
     place,

@@ -1,0 +1,1 @@
+"""Lightning data modules and readers of training data."""

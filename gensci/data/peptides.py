@@ -1,0 +1,198 @@
+"""Frames of peptide simulations as batches of groups: every group is one peptide.
+
+Reads the folders that ``gensci simulate`` writes (``<root>/<NAME>/shards/*.safetensors``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gensci.core.errors import UsageError
+from gensci.core.random import stream
+from gensci.systems.peptide import PeptideSystem
+
+Tensors = dict[str, Tensor]
+Encoder = Callable[[Any], Tensors]
+
+
+@dataclass
+class Group:
+    """Frames of one peptide: positions (frames, atoms, 3) nm and its conditioning tensors."""
+
+    name: str
+    positions: Tensor
+    cond: Tensors
+
+
+def read_positions(folder: Path, limit: int | None = None) -> Tensor:
+    """All frames of a simulation folder: (frames, atoms, 3) float32 nm, evenly thinned to limit.
+
+    Raises:
+        UsageError: no shard is there.
+    """
+    shards = sorted((folder / "shards").glob("*.safetensors"))
+    if not shards:
+        raise UsageError(f"no training frames in {folder}; make them with 'gensci simulate'")
+    parts = []
+    for shard in shards:
+        with safe_open(shard, framework="pt") as file:
+            parts.append(file.get_tensor("positions"))
+    frames = torch.cat(parts)
+    if limit is not None and len(frames) > limit:
+        frames = frames[torch.linspace(0, len(frames) - 1, limit).long()]
+    return frames
+
+
+def encoded(name: str, root: Path, encoder: Encoder) -> Tensors:
+    """Conditioning tensors of a peptide, kept beside the data because building one is slow."""
+    source = Path(__import__(encoder.__module__, fromlist=["_"]).__file__).read_bytes()
+    key = hashlib.sha256(source + encoder.__qualname__.encode()).hexdigest()[:12]
+    path = root / ".encodings" / f"{name}.{encoder.__name__}.{key}.safetensors"
+    if path.exists():
+        return load_file(path)
+    cond = encoder(PeptideSystem.from_text(name).peptide)
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file({key: value.contiguous() for key, value in cond.items()}, part)
+    part.rename(path)
+    return cond
+
+
+class GroupedFrames(Dataset):
+    """Batch ``i`` as a list of groups, drawn from its own random stream.
+
+    Args:
+        groups: the peptides; each is drawn equally often, whatever its number of frames.
+        batches: how many batches an epoch has.
+        groups_per_batch, frames_per_group: peptides in a batch and frames of each.
+        seed: of the draws, with ``epoch``, which the training module sets.
+    """
+
+    def __init__(
+        self,
+        groups: list[Group],
+        batches: int,
+        groups_per_batch: int,
+        frames_per_group: int,
+        seed: int,
+    ):
+        self.groups, self.batches = groups, batches
+        self.groups_per_batch, self.frames_per_group = groups_per_batch, frames_per_group
+        self.seed, self.epoch = seed, 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, index: int) -> list[Group]:
+        generator = stream(self.seed, "batch", self.epoch, index)
+        chosen = torch.randperm(len(self.groups), generator=generator)[: self.groups_per_batch]
+        return [self._frames(self.groups[int(k)], generator) for k in chosen]
+
+    def _frames(self, group: Group, generator: torch.Generator) -> Group:
+        rows = torch.randint(len(group.positions), (self.frames_per_group,), generator=generator)
+        return Group(group.name, group.positions[rows], group.cond)
+
+
+class PeptideData(pl.LightningDataModule):
+    """Training and validation frames of simulated peptides.
+
+    Args:
+        root: folder with one sub-folder a training peptide.
+        validation_root: the same for peptides that training must not see; None reuses the last
+            tenth of the training frames.
+        exclude: JSON file with lists of sequences that may not be trained on; a training folder
+            named in it is an error.
+        groups_per_batch, frames_per_group, batches_per_epoch, seed: see ``GroupedFrames``.
+        max_frames: frames kept of each peptide (evenly thinned), None for all.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        validation_root: str | None = None,
+        exclude: str | None = None,
+        groups_per_batch: int = 8,
+        frames_per_group: int = 32,
+        batches_per_epoch: int = 500,
+        max_frames: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def _groups(self, root: Path) -> list[Group]:
+        if not root.is_dir():
+            raise UsageError(f"no folder {root}; make training data with 'gensci simulate'")
+        encoder = self.trainer.lightning_module.network.encode
+        names = sorted(p.name for p in root.iterdir() if (p / "shards").is_dir())
+        if not names:
+            raise UsageError(f"no peptide folder in {root}; 'gensci simulate' makes them")
+        limit = self.hparams.max_frames
+        return [
+            Group(name, read_positions(root / name, limit), encoded(name, root, encoder))
+            for name in names
+        ]
+
+    def _refuse_excluded(self, groups: list[Group]) -> None:
+        if self.hparams.exclude is None:
+            return
+        listed = json.loads(Path(self.hparams.exclude).read_text())
+        banned = {s for value in listed.values() if isinstance(value, list) for s in value}
+        found = sorted(banned.intersection(g.name for g in groups))
+        if found:
+            raise UsageError(
+                f"training folder holds excluded sequences {', '.join(found[:5])}; remove them"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Read the frames; Lightning calls it once in each process."""
+        h = self.hparams
+        train = self._groups(Path(h.root))
+        self._refuse_excluded(train)
+        if h.validation_root is None:
+            tail = [max(1, len(g.positions) // 10) for g in train]
+            pairs = list(zip(train, tail, strict=True))
+            validation = [Group(g.name, g.positions[-k:], g.cond) for g, k in pairs]
+            train = [Group(g.name, g.positions[:-k], g.cond) for g, k in pairs]
+        else:
+            validation = self._groups(Path(h.validation_root))
+        self.train_set = GroupedFrames(
+            train, h.batches_per_epoch, h.groups_per_batch, h.frames_per_group, h.seed
+        )
+        self.validation_set = [
+            [Group(g.name, g.positions[:: max(1, len(g.positions) // 128)][:128], g.cond)]
+            for g in validation[:32]
+        ]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the batches of this epoch from now on."""
+        self.train_set.epoch = epoch
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of groups, drawn in this process: drawing is cheap."""
+        return DataLoader(self.train_set, batch_size=None, shuffle=False)
+
+    def val_dataloader(self) -> DataLoader:
+        """One group a batch."""
+        return DataLoader(self.validation_set, batch_size=None)
+
+    def transfer_batch_to_device(
+        self, batch: list[Group], device: torch.device, dataloader_idx: int
+    ) -> list[Group]:
+        """Move positions and conditioning tensors of every group."""
+        return [
+            Group(g.name, g.positions.to(device), {k: v.to(device) for k, v in g.cond.items()})
+            for g in batch
+        ]

@@ -1,0 +1,1 @@
+"""Measures of samples: ensembles of conformations compared with each other."""

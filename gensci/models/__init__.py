@@ -1,0 +1,1 @@
+"""Lightning modules of the families, and checkpoints: save, load, convert."""

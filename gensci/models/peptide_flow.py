@@ -1,0 +1,146 @@
+"""Lightning module of the peptide flows: maximum likelihood over many peptides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gensci.core.random import stream
+from gensci.core.registry import MODELS
+from gensci.models.checkpoint import save_checkpoint
+from gensci.models.proposal import log_prob_of
+
+
+class PeptideFlow(pl.LightningModule):
+    """Maximum-likelihood training of a transferable flow over many peptides.
+
+    A batch is a list of groups, each with ``positions`` (frames, atoms, 3) nm of one peptide and
+    its conditioning tensors ``cond``. The loss is the mean of -log q / (3 atoms), so peptides of
+    every size weigh the same. An exponential moving average of the weights is validated and
+    shipped. Ref: Tan et al. 2025, arXiv 2508.18175, appendix C.
+
+    Args:
+        network: has ``log_prob(x, cond)``, ``encode(peptide)`` and, where it is not invariant to
+            rigid motion, ``augment(x, generator)``.
+        learning_rate, weight_decay, betas: of AdamW.
+        warmup_steps: over which the rate rises; it is constant after that.
+        decay_steps: last steps of training, over which the rate falls to zero. Ref: Hu et al.
+            2024, arXiv 2404.06395 (warm-up, stable, decay: a run can be lengthened before it).
+        ema_decay: of the averaged weights, per step.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 4e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup_steps: int = 200,
+        decay_steps: int = 2000,
+        ema_decay: float = 0.999,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters(ignore=["network"])
+        self.network = network
+        self.average = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
+        )
+        self.average.requires_grad_(False)
+
+    def _augment(self, positions: Tensor, index: int) -> Tensor:
+        if not hasattr(self.network, "augment"):
+            return positions
+        generator = stream(self.hparams.seed, "augment", self.global_step, index)
+        return self.network.augment(positions.cpu(), generator).to(positions.device)
+
+    def negative_log_likelihood(self, network: nn.Module, batch: list[Any]) -> Tensor:
+        """Mean of -log q / (3 atoms) over the groups (nats per coordinate): scalar."""
+        losses = []
+        for index, group in enumerate(batch):
+            x = self._augment(group.positions, index)
+            losses.append(-log_prob_of(network, x, group.cond).mean() / (3 * x.shape[1]))
+        return torch.stack(losses).mean()
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the data which epoch it is, so that no two epochs draw the same batches."""
+        data = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "set_epoch"):
+            data.set_epoch(self.current_epoch)
+
+    def training_step(self, batch: list[Any], batch_idx: int) -> Tensor:
+        """One step of maximum likelihood."""
+        loss = self.negative_log_likelihood(self.network, batch)
+        self.log("train_nll", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the averaged weights; a short memory at first forgets the start."""
+        self.average.update_parameters(self.network)
+
+    def validation_step(self, batch: list[Any], batch_idx: int) -> None:
+        """Likelihood under the averaged weights of peptides that were not trained on."""
+        loss = self.negative_log_likelihood(self.average.module, batch)
+        self.log("val_nll", loss, prog_bar=True, batch_size=len(batch))
+        for group in batch:
+            self.log(f"val_nll/{group.name}", loss, batch_size=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a linear warm-up, a constant rate and a linear decay to the last step."""
+        h = self.hparams
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), h.learning_rate, h.betas, weight_decay=h.weight_decay
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def rate(step: int) -> float:
+            rise = (step + 1) / max(1, h.warmup_steps)
+            fall = (total - step) / max(1, h.decay_steps)
+            return max(0.0, min(1.0, rise, fall))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class ExportWeights(pl.Callback):
+    """Writes the averaged weights as a checkpoint after every validation and at the end.
+
+    Args:
+        folder: of the checkpoint, as ``gensci sample --checkpoint`` takes it.
+        data: one line on where the training data come from.
+        residues: fewest and most residues of the training peptides.
+    """
+
+    def __init__(self, folder: str, data: str = "", residues: tuple[int, int] = (2, 2)):
+        self.folder, self.data, self.residues = folder, data, residues
+
+    def _write(self, trainer: pl.Trainer, module: PeptideFlow) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" not in k}
+        meta = {
+            "data": self.data,
+            "trained_residues": list(self.residues),
+            "steps": trainer.global_step,
+            "settings": {k: v for k, v in module.hparams.items() if k != "_instantiator"},
+            "metrics": metrics,
+        }
+        network = module.average.module
+        config = {"class": MODELS.name_of(type(network)), "settings": network.settings}
+        save_checkpoint(self.folder, network.state_dict(), config, meta)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what was just validated."""
+        self._write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the last state."""
+        self._write(trainer, pl_module)

@@ -1,0 +1,101 @@
+"""A trained flow as the proposal for one peptide. Needs no training package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gensci.core.errors import UsageError
+from gensci.core.protocols import Tensors
+from gensci.models.checkpoint import load_network
+
+
+def log_prob_of(network: nn.Module, x: Tensor, cond: Tensors) -> Tensor:
+    """Log-density (batch,) of frames x (batch, atoms, 3) nm of one peptide under any network."""
+    if getattr(network, "batched_cond", False):
+        cond = {k: v[None].expand(len(x), *v.shape) for k, v in cond.items()}
+    return network.log_prob(x, cond)
+
+
+class FlowProposal:
+    """A trained flow for one peptide: an exact, normalised density on R^{3N} (nats, nm).
+
+    Args:
+        network: the flow; ``cond`` what its ``encode`` returned for the peptide.
+        checkpoint_hash: of the weights; ``trained_range`` (fewest, most) residues trained on.
+        chunk: conformations evaluated at once.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        cond: Tensors,
+        checkpoint_hash: str = "",
+        trained_range: tuple[int, int] | None = None,
+        chunk: int = 256,
+    ):
+        self.network, self.cond, self.chunk = network.eval().requires_grad_(False), cond, chunk
+        self.checkpoint_hash, self.trained_range = checkpoint_hash, trained_range
+
+    def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
+        """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass."""
+        sizes = [self.chunk] * (n // self.chunk) + [n % self.chunk] * (n % self.chunk > 0)
+        parts = [self.network.sample_and_log_prob(k, self.cond, generator) for k in sizes]
+        x, log_prob = zip(*parts, strict=True)
+        return {"positions": torch.cat(x)}, torch.cat(log_prob)
+
+    def sample(self, n: int, generator: Generator) -> Tensors:
+        """Draws {"positions": (n, atoms, 3) nm}."""
+        return self.sample_and_log_prob(n, generator)[0]
+
+    def _to_network(self, positions: Tensor) -> Tensor:
+        parameter = next(self.network.parameters())
+        return positions.to(device=parameter.device, dtype=parameter.dtype)
+
+    def log_prob(self, x: Tensors) -> Tensor:
+        """Log-density (n,) of given conformations."""
+        chunks = self._to_network(x["positions"]).split(self.chunk)
+        return torch.cat([log_prob_of(self.network, part, self.cond) for part in chunks])
+
+    def log_prob_and_grad(self, x: Tensors) -> tuple[Tensor, Tensors]:
+        """Log-density (n,) and its gradient with respect to the positions (n, atoms, 3)."""
+        values, grads = [], []
+        for part in self._to_network(x["positions"]).split(self.chunk):
+            part = part.detach().requires_grad_()
+            with torch.enable_grad():
+                value = log_prob_of(self.network, part, self.cond)
+                grads.append(torch.autograd.grad(value.sum(), part)[0])
+            values.append(value.detach())
+        return torch.cat(values), {"positions": torch.cat(grads)}
+
+
+def load_proposal(
+    checkpoint: str, peptide: Any, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> FlowProposal:
+    """The flow of a checkpoint, set up for one peptide.
+
+    Args:
+        checkpoint: name of a shipped checkpoint or a folder.
+        peptide: a ``gensci.sims.peptide.Peptide``.
+        device, dtype: where and in which precision the network runs.
+
+    Raises:
+        CheckpointError: absent, truncated or tampered with.
+        UsageError: the peptide has parts that the flow does not know.
+    """
+    network, meta = load_network(checkpoint)
+    network = network.to(device=device, dtype=dtype)
+    try:
+        cond = network.encode(peptide)
+    except ValueError as error:
+        raise UsageError(f"checkpoint {checkpoint}: {error}") from error
+    placed = {
+        key: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        for key, value in cond.items()
+    }
+    trained = meta.get("trained_residues")
+    return FlowProposal(
+        network, placed, meta["weights_sha256"], tuple(trained) if trained else None
+    )

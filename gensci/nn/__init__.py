@@ -1,0 +1,1 @@
+"""Networks: flows, transformers and their encodings. No training code."""

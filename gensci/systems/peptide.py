@@ -1,0 +1,150 @@
+"""Peptides as systems to sample: Boltzmann density of a molecular force field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gensci.core.errors import SystemTextError, UsageError
+from gensci.core.protocols import Tensors
+from gensci.core.registry import SYSTEMS
+from gensci.sims.dynamics import GAS_CONSTANT
+from gensci.sims.forcefield import ForceField
+from gensci.sims.peptide import Peptide, build_peptide
+
+if TYPE_CHECKING:
+    from openmm import app
+
+TEMPERATURE = 310.0  # K, body temperature
+CENTROID_SCALE = 0.35  # nm, the scale by which the networks standardise positions
+
+
+class PeptideTarget:
+    """Boltzmann density of a peptide on all of R^{3N}, in nats and not normalised.
+
+    ``log p(x) = -U(x) / kT + log N(centroid(x); 0, centroid_scale^2 I / N)``. The energy does not
+    depend on the centroid, so without the second term the density could not be normalised; the
+    networks have the same factor. A wrong-handed stereocentre or a non-finite energy has zero
+    density: the energy alone cannot tell a mirror image.
+
+    Args:
+        force_field: the potential energy.
+        temperature: K.
+        natural: which conformations have natural handedness: (n, atoms, 3) -> (n,) bool.
+        centroid_scale: nm.
+    """
+
+    def __init__(
+        self,
+        force_field: ForceField,
+        temperature: float,
+        natural: Callable[[Tensor], Tensor],
+        centroid_scale: float = CENTROID_SCALE,
+    ) -> None:
+        if not temperature > 0:
+            raise UsageError(f"temperature is {temperature} K", "give a positive one, e.g. 310")
+        if not centroid_scale > 0:
+            raise UsageError(f"centroid_scale is {centroid_scale} nm", "give a positive one")
+        self.force_field = force_field
+        self.temperature = temperature
+        self.kt = GAS_CONSTANT * temperature
+        self.natural = natural
+        self.centroid_scale = centroid_scale
+
+    def log_prob(self, x: Tensors) -> Tensor:
+        """Log-density of ``x["positions"]`` (n, atoms, 3) nm: (n,), -inf where it is zero."""
+        positions = x["positions"]
+        energy = self.force_field.energy(positions)
+        return self._masked(positions, self._log_density(positions, energy))
+
+    def log_prob_and_grad(self, x: Tensors) -> tuple[Tensor, Tensors]:
+        """Log-density (n,) and its gradient {"positions": (n, atoms, 3)} in nats/nm.
+
+        The gradient is zero where the density is.
+        """
+        positions = x["positions"].detach()
+        energy, forces = self.force_field.energy_and_forces(positions)
+        log_prob = self._masked(positions, self._log_density(positions, energy))
+        pull = positions.mean(dim=1, keepdim=True) / self.centroid_scale**2
+        gradient = forces / self.kt - pull
+        usable = (log_prob > -torch.inf)[:, None, None] & gradient.isfinite()
+        return log_prob, {"positions": torch.where(usable, gradient, 0.0)}
+
+    def energy(self, x: Tensors) -> Tensor:
+        """Potential energy (n,) kJ/mol."""
+        return self.force_field.energy(x["positions"])
+
+    def _log_density(self, positions: Tensor, energy: Tensor) -> Tensor:
+        variance = self.centroid_scale**2 / positions.shape[1]
+        square = positions.mean(dim=1).square().sum(dim=-1)
+        centroid = -0.5 * square / variance - 1.5 * math.log(2 * math.pi * variance)
+        return -energy / self.kt + centroid
+
+    def _masked(self, positions: Tensor, log_prob: Tensor) -> Tensor:
+        allowed = self.natural(positions.detach()) & log_prob.isfinite()
+        return torch.where(allowed, log_prob, -torch.inf)
+
+
+@SYSTEMS.register("peptide", family="peptide")
+@dataclass(frozen=True, eq=False)
+class PeptideSystem:
+    """A peptide in implicit water: amber14 with OBC1, by its sequence (AA, AAAA, Ace-A-Nme).
+
+    Attributes:
+        name: Canonical spelling, for example ``Ace-A-Nme``.
+        peptide: Topology, parameters and a minimised geometry.
+        temperature: K.
+        centroid_scale: nm, see ``PeptideTarget``.
+    """
+
+    name: str
+    peptide: Peptide
+    temperature: float = TEMPERATURE
+    centroid_scale: float = CENTROID_SCALE
+
+    @classmethod
+    def from_text(
+        cls, text: str, *, temperature: float = TEMPERATURE, **build: Any
+    ) -> PeptideSystem:
+        """Build the peptide that ``text`` spells.
+
+        Args:
+            text: For example ``AA`` or ``Ace-A-Nme``.
+            temperature: K.
+            **build: Settings of ``gensci.sims.peptide.build_peptide``.
+
+        Raises:
+            SystemTextError: The text does not spell a peptide, or it cannot be built.
+        """
+        try:
+            peptide = build_peptide(text, **build)
+        except ValueError as error:
+            raise SystemTextError(str(error)) from error
+        return cls(peptide.name, peptide, temperature)
+
+    @property
+    def topology(self) -> app.Topology:
+        """OpenMM topology, for files that viewers open."""
+        return self.peptide.topology
+
+    @cached_property
+    def force_field(self) -> ForceField:
+        """The batched potential energy, on the device and in the precision of its argument."""
+        return ForceField.from_openmm(self.peptide.system)
+
+    def target(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> PeptideTarget:
+        """The Boltzmann density; by default it follows the device and precision of its argument."""
+        return PeptideTarget(
+            self.force_field.to(device=device, dtype=dtype),
+            self.temperature,
+            self.peptide.chirality,
+            self.centroid_scale,
+        )

@@ -1,0 +1,1 @@
+"""Simulators of the physics. They import nothing from gensci."""

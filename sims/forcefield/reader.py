@@ -1,0 +1,206 @@
+"""Reads an OpenMM System into tensors, refusing whatever it would have to ignore."""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .born import read_custom_gb, read_gbsa_obc
+from .errors import UnsupportedForce
+from .parameters import COULOMB_CONSTANT, MAX_PERIODICITY, BornParameters, Parameters
+
+if TYPE_CHECKING:
+    import openmm
+
+_IGNORED = ("CMMotionRemover",)
+_ONCE = ("NonbondedForce", "GBSAOBCForce", "CustomGBForce")
+_READ = ("HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce", *_ONCE)
+
+
+def read_system(system: "openmm.System") -> Parameters:
+    """Reads every term of a System.
+
+    Raises:
+        UnsupportedForce: naming the force or feature (constraints, virtual sites, periodic box,
+            switching function, an implicit solvent other than OBC) that cannot be represented.
+    """
+    _refuse_features(system)
+    forces = _sort_forces(system)
+    nonbonded = _single(forces, "NonbondedForce")
+    pairs = _read_nonbonded(nonbonded, system.getNumParticles())
+    return Parameters(
+        masses=torch.tensor([_plain(system.getParticleMass(i)) for i in range(len_atoms(system))],
+                            dtype=torch.float64),
+        **_read_bonds(forces["HarmonicBondForce"]),
+        **_read_angles(forces["HarmonicAngleForce"]),
+        **_read_torsions(forces["PeriodicTorsionForce"]),
+        **pairs,
+        born=_read_born(forces, pairs["cutoff"]),
+    )  # fmt: skip
+
+
+def len_atoms(system: "openmm.System") -> int:
+    """Number of particles of a System."""
+    return int(system.getNumParticles())
+
+
+def _refuse_features(system: "openmm.System") -> None:
+    if system.getNumConstraints():
+        raise UnsupportedForce(
+            f"the System has {system.getNumConstraints()} constraints; build it with "
+            "constraints=None and rigidWater=False"
+        )
+    if any(system.isVirtualSite(i) for i in range(system.getNumParticles())):
+        raise UnsupportedForce("the System has virtual sites; use a model without them")
+
+
+def _sort_forces(system: "openmm.System") -> dict[str, list[Any]]:
+    forces: dict[str, list[Any]] = defaultdict(list)
+    for force in system.getForces():
+        name = type(force).__name__
+        if name in _IGNORED:
+            continue
+        if name not in _READ and not name.startswith("GBSAOBC"):
+            raise UnsupportedForce(f"{name} is not supported; it knows {', '.join(_READ)}")
+        if force.usesPeriodicBoundaryConditions():
+            raise UnsupportedForce(
+                f"{name} uses a periodic box; build the System with NoCutoff or CutoffNonPeriodic"
+            )
+        forces[_base_name(force)].append(force)
+    for name in _ONCE:
+        if len(forces[name]) > 1:
+            raise UnsupportedForce(f"the System has {len(forces[name])} of {name}; keep one")
+    return forces
+
+
+def _base_name(force: Any) -> str:  # openmm.app derives its GBSAOBC1Force from CustomGBForce
+    for base in type(force).__mro__:
+        if base.__name__ in _READ:
+            return base.__name__
+    raise UnsupportedForce(f"{type(force).__name__} is not supported; it knows {', '.join(_READ)}")
+
+
+def _single(forces: dict[str, list[Any]], name: str) -> Any | None:
+    return forces[name][0] if forces[name] else None
+
+
+def _plain(quantity: Any) -> float:
+    """A number in OpenMM's unit system (nm, kJ/mol, Da, e, radian)."""
+    from openmm import unit
+
+    if unit.is_quantity(quantity):
+        return float(quantity.value_in_unit_system(unit.md_unit_system))
+    return float(quantity)
+
+
+def _columns(rows: list[list[float]], atoms: int) -> tuple[torch.Tensor, ...]:
+    """Splits rows of atom indices followed by numbers into an index tensor and its columns."""
+    width = len(rows[0]) if rows else atoms + 2
+    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, width)
+    return table[:, :atoms].long(), *(column.clone() for column in table[:, atoms:].T)
+
+
+def _read_bonds(forces: list[Any]) -> dict[str, torch.Tensor]:
+    rows = [
+        [_plain(value) for value in force.getBondParameters(i)]
+        for force in forces
+        for i in range(force.getNumBonds())
+    ]
+    atoms, length, k = _columns([row for row in rows if row[-1] != 0], 2)
+    return {"bond_atoms": atoms, "bond_length": length, "bond_k": k}
+
+
+def _read_angles(forces: list[Any]) -> dict[str, torch.Tensor]:
+    rows = [
+        [_plain(value) for value in force.getAngleParameters(i)]
+        for force in forces
+        for i in range(force.getNumAngles())
+    ]
+    atoms, theta, k = _columns([row for row in rows if row[-1] != 0], 3)
+    return {"angle_atoms": atoms, "angle_theta": theta, "angle_k": k}
+
+
+def _read_torsions(forces: list[Any]) -> dict[str, torch.Tensor]:
+    """Merges the terms of a quadruple into one Fourier series: k (1 + cos(n phi - phase))."""
+    series: dict[tuple[int, ...], np.ndarray] = defaultdict(
+        lambda: np.zeros((2, MAX_PERIODICITY + 1))
+    )
+    for force in forces:
+        for i in range(force.getNumTorsions()):
+            *atoms, periodicity, phase, k = map(_plain, force.getTorsionParameters(i))
+            if k == 0:
+                continue
+            n = int(periodicity)
+            if not 0 <= n <= MAX_PERIODICITY:
+                raise UnsupportedForce(
+                    f"PeriodicTorsionForce has periodicity {n}; at most {MAX_PERIODICITY} is known"
+                )
+            key = tuple(int(atom) for atom in atoms)
+            # phi is the same from either end, so each quadruple has one canonical direction.
+            series[min(key, key[::-1])][0, 0] += k
+            series[min(key, key[::-1])][:, n] += k * np.array([np.cos(phase), np.sin(phase)])
+    table = np.array(list(series.values())).reshape(-1, 2, MAX_PERIODICITY + 1)
+    table[np.abs(table) < 1e-12] = 0.0
+    return {
+        "torsion_atoms": torch.tensor(list(series), dtype=torch.long).reshape(-1, 4),
+        "torsion_cos": torch.from_numpy(table[:, 0].copy()),
+        "torsion_sin": torch.from_numpy(table[:, 1].copy()),
+    }
+
+
+def _read_nonbonded(force: Any | None, atoms: int) -> dict[str, Any]:
+    zeros = torch.zeros(atoms, atoms, dtype=torch.float64)
+    vacuum = {"cutoff": None, "krf": 0.0, "crf": 0.0}
+    if force is None:
+        tables = {"coulomb": zeros, "lj12": zeros, "lj6": zeros}
+        return {**tables, "reaction_field": zeros.bool(), **vacuum}
+    rows = [[_plain(v) for v in force.getParticleParameters(i)] for i in range(atoms)]
+    charge, sigma, epsilon = np.array(rows).T
+    coulomb = COULOMB_CONSTANT * charge[:, None] * charge
+    sigmas = 0.5 * (sigma[:, None] + sigma)
+    epsilons = np.sqrt(epsilon[:, None] * epsilon)
+    plain = ~np.eye(atoms, dtype=bool)
+    for i in range(force.getNumExceptions()):
+        first, second, product, s, e = map(_plain, force.getExceptionParameters(i))
+        for pair in ((int(first), int(second)), (int(second), int(first))):
+            coulomb[pair], sigmas[pair], epsilons[pair] = COULOMB_CONSTANT * product, s, e
+            plain[pair] = False
+    np.fill_diagonal(coulomb, 0.0)
+    np.fill_diagonal(epsilons, 0.0)
+    return {
+        "coulomb": torch.from_numpy(coulomb),
+        "lj12": torch.from_numpy(4 * epsilons * sigmas**12),
+        "lj6": torch.from_numpy(4 * epsilons * sigmas**6),
+        "reaction_field": torch.from_numpy(plain),
+        **_read_cutoff(force, vacuum),
+    }
+
+
+def _read_cutoff(force: Any, vacuum: dict[str, Any]) -> dict[str, Any]:
+    if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
+        raise UnsupportedForce("NonbondedForce has parameter offsets; remove them")
+    if force.getNonbondedMethod() == force.NoCutoff:
+        return vacuum
+    if force.getUseSwitchingFunction():
+        raise UnsupportedForce("NonbondedForce has a switching function; turn it off")
+    cutoff = _plain(force.getCutoffDistance())
+    dielectric = force.getReactionFieldDielectric()
+    krf = (dielectric - 1) / (2 * dielectric + 1) / cutoff**3
+    crf = 3 * dielectric / (2 * dielectric + 1) / cutoff
+    return {"cutoff": cutoff, "krf": krf, "crf": crf}
+
+
+def _read_born(forces: dict[str, list[Any]], cutoff: float | None) -> BornParameters | None:
+    obc, custom = _single(forces, "GBSAOBCForce"), _single(forces, "CustomGBForce")
+    if obc is not None and custom is not None:
+        raise UnsupportedForce("the System has both GBSAOBCForce and CustomGBForce; keep one")
+    solvent = obc or custom
+    if solvent is None:
+        return None
+    own = None if solvent.getNonbondedMethod() == solvent.NoCutoff else solvent.getCutoffDistance()
+    if (None if own is None else _plain(own)) != cutoff:
+        raise UnsupportedForce(
+            f"{type(solvent).__name__} and NonbondedForce have different cutoffs; make them equal"
+        )
+    return read_gbsa_obc(obc) if obc is not None else read_custom_gb(custom, cutoff)
