@@ -12,7 +12,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
 from gensci.models.checkpoint import save_checkpoint
-from gensci.models.proposal import log_prob_of
 
 
 class PeptideFlow(pl.LightningModule):
@@ -64,7 +63,7 @@ class PeptideFlow(pl.LightningModule):
         losses = []
         for index, group in enumerate(batch):
             x = self._augment(group.positions, index)
-            losses.append(-log_prob_of(network, x, group.cond).mean() / (3 * x.shape[1]))
+            losses.append(-network.log_prob(x, group.cond).mean() / (3 * x.shape[1]))
         return torch.stack(losses).mean()
 
     def on_train_epoch_start(self) -> None:

@@ -12,13 +12,6 @@ from gensci.core.protocols import Tensors
 from gensci.models.checkpoint import load_network
 
 
-def log_prob_of(network: nn.Module, x: Tensor, cond: Tensors) -> Tensor:
-    """Log-density (batch,) of frames x (batch, atoms, 3) nm of one peptide under any network."""
-    if getattr(network, "batched_cond", False):
-        cond = {k: v[None].expand(len(x), *v.shape) for k, v in cond.items()}
-    return network.log_prob(x, cond)
-
-
 class FlowProposal:
     """A trained flow for one peptide: an exact, normalised density on R^{3N} (nats, nm).
 
@@ -57,7 +50,7 @@ class FlowProposal:
     def log_prob(self, x: Tensors) -> Tensor:
         """Log-density (n,) of given conformations."""
         chunks = self._to_network(x["positions"]).split(self.chunk)
-        return torch.cat([log_prob_of(self.network, part, self.cond) for part in chunks])
+        return torch.cat([self.network.log_prob(part, self.cond) for part in chunks])
 
     def log_prob_and_grad(self, x: Tensors) -> tuple[Tensor, Tensors]:
         """Log-density (n,) and its gradient with respect to the positions (n, atoms, 3)."""
@@ -65,7 +58,7 @@ class FlowProposal:
         for part in self._to_network(x["positions"]).split(self.chunk):
             part = part.detach().requires_grad_()
             with torch.enable_grad():
-                value = log_prob_of(self.network, part, self.cond)
+                value = self.network.log_prob(part, self.cond)
                 grads.append(torch.autograd.grad(value.sum(), part)[0])
             values.append(value.detach())
         return torch.cat(values), {"positions": torch.cat(grads)}

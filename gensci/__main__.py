@@ -1,0 +1,178 @@
+"""The command line: a table from command name to function; imports only what the command needs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "sample": ("gensci.commands.sample:run_sample", "draw weighted samples of a system"),
+    "simulate": ("gensci.commands.simulate:simulate", "molecular dynamics: makes training data"),
+    "train": ("gensci.commands.train:train", "train a model (Lightning command line)"),
+    "convert": ("gensci.commands.convert:convert", "turn released weights into a checkpoint"),
+    "list": ("gensci.commands.list:list_names", "list samplers, systems or checkpoints"),
+    "doctor": (
+        "gensci.commands.doctor:doctor",
+        "versions, device, force-field kernel, checkpoints",
+    ),
+}
+RAW_ARGUMENTS = frozenset({"train"})  # these parse their own arguments
+POSITIONAL = frozenset({"list", "convert"})  # required parameters may come without their option
+RENAMED = {"from": "source_format"}  # option names that are keywords in Python
+
+EPILOG = """\
+`gensci COMMAND --help` lists the options of a command. Dashes and underscores are both accepted.
+Exit status: 0 complete, 3 partial (some systems failed), 1 error, 2 usage.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status; an expected error prints one line.
+
+    Args:
+        argv: Arguments without the program name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"gensci {importlib.import_module('gensci').__version__}")
+        return 0
+    try:
+        return run_command(arguments[0], arguments[1:])
+    except KeyboardInterrupt:
+        return fail("interrupted; the same command again continues", 1)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        status = getattr(error, "exit_status", None)
+        if status is None:
+            raise
+        return fail(str(error), status)
+
+
+def overview() -> str:
+    """The text of `gensci --help`."""
+    rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: gensci COMMAND [options]\n\ncommands:\n{rows}\n\n{EPILOG}"
+
+
+def fail(line: str, status: int) -> int:
+    """Print one line of error to stderr and return `status`."""
+    print(f"gensci: error: {' '.join(line.split())}", file=sys.stderr)
+    return status
+
+
+def run_command(name: str, arguments: list[str]) -> int:
+    """Look the command up, parse its arguments from the signature and call it."""
+    key = name.lower().replace("_", "-")
+    if key not in COMMANDS:
+        close = difflib.get_close_matches(key, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return fail(f"no command {name!r}{hint} Commands: {', '.join(COMMANDS)}", 2)
+    function = load(COMMANDS[key][0])
+    if key in RAW_ARGUMENTS:
+        return int(function(arguments) or 0)
+    settings = parse(key, function, arguments)
+    if settings is None:
+        return 0
+    if isinstance(settings, str):
+        return fail(f"{settings} (`gensci {key} --help` lists the options)", 2)
+    return int(function(**settings) or 0)
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """The function of a "module:function" text."""
+    module, _, function = reference.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def parse(
+    name: str, function: Callable[..., Any], arguments: list[str]
+) -> dict[str, Any] | str | None:
+    """Arguments for `function` from the command line.
+
+    Returns:
+        The keyword arguments; the reason as one text where they do not parse; None after `--help`.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        arguments = ["--help"]
+    parser = ArgumentParser(prog=f"gensci {name}", exit_on_error=False)
+    parser.add_function_arguments(function, as_positional=name in POSITIONAL)
+    try:
+        plain, dotted = split_dotted([normalise(text) for text in arguments])
+        for group, values in dotted.items():
+            if f"{group}_settings" not in function.__annotations__:
+                return f"no option --{group}.{next(iter(values))}"
+        parsed = parser.parse_args(plain).as_dict()
+    except (ArgumentError, UsageText) as error:
+        return explain(str(error), name)
+    except SystemExit as stop:
+        return None if not stop.code else "these arguments do not parse"
+    for group, values in dotted.items():
+        parsed[f"{group}_settings"] = {**(parsed[f"{group}_settings"] or {}), **values}
+    return parsed
+
+
+class UsageText(ValueError):
+    """A command line that cannot be split into options."""
+
+
+def normalise(text: str) -> str:
+    """`--num-samples=3` as `--num_samples=3`; values keep their dashes."""
+    if not text.startswith("--") or text == "--":
+        return text
+    option, equals, value = text[2:].partition("=")
+    option = option.replace("-", "_")
+    return f"--{RENAMED.get(option, option)}{equals}{value}"
+
+
+def split_dotted(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Separate `--sampler.num_steps 64` from the plain options.
+
+    Such settings belong to whatever the registry finds under the name given by `--sampler`, so they
+    are checked against that class later, without importing every class here.
+
+    Returns:
+        The plain arguments, and per group the settings as text.
+    """
+    plain: list[str] = []
+    dotted: dict[str, dict[str, str]] = {}
+    queue = iter(arguments)
+    for text in queue:
+        option, equals, value = text.partition("=")
+        if not option.startswith("--") or "." not in option:
+            plain.append(text)
+            continue
+        group, _, key = option[2:].partition(".")
+        value = value if equals else next(queue, "")
+        if not value or not key or value.startswith("--"):
+            raise UsageText(f"{option} needs a value")
+        dotted.setdefault(group, {})[key] = value
+    return plain, dotted
+
+
+def explain(message: str, command: str) -> str:
+    """The parser's message as one line that names options as they are typed."""
+    missing = message.partition("arguments are required: ")[2]
+    if missing and command not in POSITIONAL:
+        return f"--{missing.replace(', ', ' and --').replace('_', '-')} is required"
+    if missing:
+        return f"{missing.upper()} is required"
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    text = " ".join(lines[:3])
+    start = 'Parser key "'
+    if text.startswith(start):
+        key, _, reason = text[len(start) :].partition('":')
+        return f"--{key.replace('_', '-')}: {reason.strip()}"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

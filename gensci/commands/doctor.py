@@ -1,0 +1,85 @@
+"""`gensci doctor`: what is installed, which device is used, what works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+
+PACKAGES = (
+    "torch", "numpy", "safetensors", "jsonargparse", "openmm", "mdtraj", "pytorch-lightning",
+    "normflows", "e3nn", "matplotlib", "rdkit", "pymatgen", "arviz", "dask",
+)  # fmt: skip
+
+
+def doctor() -> int:
+    """Print versions, the device, the force-field kernel and the state of every checkpoint.
+
+    The exit status is 1 where something that is needed for sampling peptides does not work.
+    """
+    import torch
+
+    from gensci.commands.device import choose_device, describe_device
+
+    print(f"gensci            {importlib.metadata.version('gensci')}")
+    print(f"python            {platform.python_version()} on {platform.platform()}")
+    for name, version in package_versions().items():
+        print(f"{name:<18}{version}")
+    print(f"device            {describe_device(choose_device('auto'))}")
+    print(f"threads           {torch.get_num_threads()} of {_cores()} cores")
+    print(f"compiler          {shutil.which('cc') or 'none found (energies by torch, slower)'}")
+    problems = [*_check_kernel(), *_check_checkpoints(), *_check_peptides()]
+    for problem in problems:
+        print(f"problem           {problem}")
+    if not problems:
+        print("all well")
+    return 1 if problems else 0
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions; absent ones say so."""
+    return {name: _version(name) or "not installed" for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_kernel() -> list[str]:
+    from gensci.sims.forcefield import kernel_status
+
+    print(f"force field       {kernel_status()}")
+    return []
+
+
+def _check_checkpoints() -> list[str]:
+    """Verify the hash and shapes of every checkpoint that is found."""
+    from gensci.core.errors import CheckpointError
+    from gensci.models.checkpoint import list_checkpoints, load_checkpoint
+
+    problems = []
+    for name, folder in list_checkpoints().items():
+        try:
+            load_checkpoint(folder)
+        except CheckpointError as error:
+            problems.append(f"checkpoint        {name}: {error}")
+        else:
+            print(f"checkpoint        {name} verified ({folder})")
+    if not list_checkpoints():
+        print(f"{'checkpoint':<18}none found: `gensci train` or `gensci convert` makes one")
+    return problems
+
+
+def _check_peptides() -> list[str]:
+    missing = [name for name in ("openmm", "mdtraj") if _version(name) is None]
+    if not missing:
+        return []
+    return [f"{' and '.join(missing)} not installed; pip install 'gensci[peptides]'"]

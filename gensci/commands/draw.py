@@ -1,0 +1,237 @@
+"""Draw samples of one system, in memory or into a run folder that can be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gensci.samplers  # noqa: F401  (registers the samplers)
+from gensci import __version__
+from gensci.commands.device import choose_device, describe_device
+from gensci.commands.prepare import Prepared, prepare
+from gensci.core.errors import RunFolderError, UsageError
+from gensci.core.results import SampleSet
+from gensci.io.progress import ProgressReport
+from gensci.io.run_folder import FORMAT, RunFolder, check_same, read_record
+from gensci.io.trajectories import FRAME_ROWS, write_arrays, write_trajectory
+from gensci.samplers.settings import check_whole, make_sampler
+from gensci.systems.resolve import SystemChoice
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, the same for every system of a call.
+
+    Attributes:
+        num_samples: How many to draw of each system.
+        sampler: Name in the registry.
+        checkpoint: Name or folder of the model.
+        seed: None for one that varies, or that of the run to be continued.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        save_seconds: How often the state of an unfinished shard is saved.
+        sampler_settings: By name, as text or values.
+        system_settings: By name, as text or values.
+    """
+
+    num_samples: int = 2000
+    sampler: str = "importance"
+    checkpoint: str = "peptide-small"
+    seed: int | None = None
+    device: str = "auto"
+    save_seconds: float = 30.0
+    sampler_settings: Mapping[str, Any] = field(default_factory=dict)
+    system_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise `UsageError` for what is wrong whatever the system is."""
+        check_whole("num_samples", self.num_samples, 1)
+        if not self.save_seconds >= 0:
+            raise UsageError(f"save_seconds={self.save_seconds} is not usable", "give 0 or more")
+        make_sampler(self.sampler, self.sampler_settings)
+        choose_device(self.device)
+
+
+def draw(choice: SystemChoice, request: Request) -> SampleSet:
+    """Draw samples in memory; nothing is written.
+
+    Raises:
+        GensciError: See `draw_into`.
+    """
+    request.check()
+    prepared = _prepare(choice, request)
+    sampler = make_sampler(request.sampler, request.sampler_settings)
+    seed = secrets.randbits(32) if request.seed is None else request.seed
+    samples = sampler.run(prepared.target, prepared.proposal, request.num_samples, seed=seed)
+    return samples.with_meta(system=choice.spelled, **_surroundings())
+
+
+def draw_into(
+    path: Path, choice: SystemChoice, request: Request, argv: list[str], say: Say
+) -> SampleSet:
+    """Draw samples into a run folder, continuing where an earlier call was stopped.
+
+    Everything that can be wrong with the input is found before the first write.
+
+    Args:
+        path: The run folder, new, empty or of the same run.
+        choice: The system.
+        request: The settings.
+        argv: The command line, for the record.
+        say: Shows one line to the user.
+
+    Raises:
+        UsageError: A setting, or a sampler that does not fit.
+        CheckpointError: The model cannot be loaded.
+        RunFolderError: The folder is foreign, of other settings, or cannot be written.
+    """
+    request.check()
+    earlier = read_record(path, "sample")
+    sampler = make_sampler(request.sampler, request.sampler_settings)
+    prepared = _prepare(choice, request)
+    sampler.check(prepared.target, prepared.proposal)
+    settings = {
+        "system": choice.spelled,
+        "num_samples": request.num_samples,
+        "sampler": sampler.name,
+        **{f"sampler.{name}": value for name, value in asdict(sampler).items()},
+        **prepared.settings,
+    }
+    folder = RunFolder(path, _record(path, earlier, settings, request.seed, argv))
+    folder.claim()
+    say(_headline(choice, request, folder, earlier and earlier["outcome"]))
+    return _run(folder, prepared, sampler, request, choice.folder)
+
+
+def _prepare(choice: SystemChoice, request: Request) -> Prepared:
+    device = choose_device(request.device)
+    return prepare(choice, request.checkpoint, device, request.system_settings)
+
+
+def _record(
+    path: Path,
+    earlier: dict[str, Any] | None,
+    settings: dict[str, Any],
+    seed: int | None,
+    argv: list[str],
+) -> dict[str, Any]:
+    """The content of `run.json` at the start; the seed of an earlier call is kept."""
+    if earlier is not None:
+        check_same(path, earlier["settings"], settings)
+        if seed is not None and seed != earlier["seed"]:
+            raise RunFolderError(
+                f"--out {path} holds a run with seed {earlier['seed']}, not {seed}",
+                "leave --seed out to continue it, or name a new folder with another --out",
+            )
+        return {**earlier, **_surroundings(), "argv": argv, "outcome": "running"}
+    return {
+        "format": FORMAT,
+        "command": "sample",
+        "argv": argv,
+        "settings": settings,
+        "seed": secrets.randbits(32) if seed is None else seed,
+        **_surroundings(),
+        "started": _now(),
+        "sampling_seconds": 0.0,
+        "outcome": "running",
+    }
+
+
+def _surroundings() -> dict[str, Any]:
+    """Versions and machine, which may differ between the calls of one run."""
+    packages = ("torch", "numpy", "openmm", "mdtraj", "safetensors")
+    versions = {"gensci": __version__, "python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine = {"platform": platform.platform(), "threads": torch.get_num_threads()}
+    return {"versions": versions, "machine": machine}
+
+
+def _headline(
+    choice: SystemChoice, request: Request, folder: RunFolder, outcome: str | None
+) -> str:
+    device = describe_device(torch.device(folder.record["settings"]["device"]))
+    verb = {None: "drawing", "complete": "complete before, reading"}.get(outcome, "continuing")
+    return (
+        f"{choice.spelled}: {verb} {request.num_samples} samples by "
+        f"{folder.record['settings']['sampler']} on {device}, seed {folder.record['seed']}"
+    )
+
+
+def _run(
+    folder: RunFolder, prepared: Prepared, sampler: Any, request: Request, label: str
+) -> SampleSet:
+    """Sample, write the files, and record how it ended."""
+    begun = time.monotonic()
+    before = float(folder.record.get("sampling_seconds") or 0.0)
+    try:
+        with ProgressReport(label) as progress:
+            samples = sampler.run(
+                prepared.target,
+                prepared.proposal,
+                request.num_samples,
+                seed=folder.record["seed"],
+                store=folder,
+                progress=progress,
+                save_seconds=request.save_seconds,
+            )
+        spent = before + time.monotonic() - begun
+        write_files(folder.path, samples, prepared.peptide)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        with contextlib.suppress(OSError):  # a full disk must not hide the first error
+            folder.save(
+                outcome="interrupted" if stopped else "failed",
+                error=str(error),
+                sampling_seconds=before + time.monotonic() - begun,
+            )
+        raise
+    folder.record.pop("error", None)
+    folder.save(
+        outcome="complete",
+        finished=_now(),
+        sampling_seconds=spent,
+        repaired_shards=folder.repaired,
+        **{name: samples.meta[name] for name in ("requested", "kept", "rejected", "verdict")},
+        num_shards=samples.meta["num_shards"],
+        batch_size=samples.meta["batch_size"],
+    )
+    folder.clear_states()
+    return samples
+
+
+def write_files(path: Path, samples: SampleSet, peptide: Any) -> None:
+    """Write `samples.npz`, and for a peptide `topology.pdb` and `samples.xtc`.
+
+    Raises:
+        RunFolderError: The disk refuses.
+    """
+    try:
+        extra = {}
+        if peptide is not None:
+            positions = peptide.positions
+            extra[FRAME_ROWS] = write_trajectory(path, samples, peptide.topology, positions)
+        write_arrays(path / "samples.npz", samples, **extra)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write the files of {path} ({error.strerror or error})",
+            "make room and run the same command again; the samples are kept in its shards",
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,147 @@
+"""From a resolved system to what a sampler needs: its target, its proposal, its settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gensci.core.errors import UsageError
+from gensci.core.registry import did_you_mean
+from gensci.systems.resolve import SystemChoice
+from gensci.systems.toy import ToySystem
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A system that is ready to be sampled.
+
+    Attributes:
+        target: The unnormalised density.
+        proposal: What draws, with a density where there is one.
+        settings: Everything about system and model that decides the numbers, for `run.json`.
+        peptide: The built peptide, or None for toys.
+    """
+
+    target: Any
+    proposal: Any
+    settings: dict[str, Any]
+    peptide: Any = None
+
+
+def prepare(
+    choice: SystemChoice, checkpoint: str, device: torch.device, settings: Mapping[str, Any]
+) -> Prepared:
+    """Build the system and its proposal; writes nothing.
+
+    Args:
+        choice: From `gensci.systems.resolve`.
+        checkpoint: Name or folder of a model; toys bring a proposal of their own.
+        device: Where to compute.
+        settings: Of the system, as text or values, for example `{"temperature": "330"}`.
+
+    Raises:
+        UsageError: A setting, or a system that the checkpoint was not trained for.
+        CheckpointError: The checkpoint is absent, truncated or tampered with.
+    """
+    if choice.family == "toy":
+        return _prepare_toy(choice, device, settings)
+    return _prepare_peptide(choice, checkpoint, device, settings)
+
+
+def _prepare_peptide(
+    choice: SystemChoice, checkpoint: str, device: torch.device, settings: Mapping[str, Any]
+) -> Prepared:
+    from gensci.models.checkpoint import load_checkpoint
+    from gensci.sims.peptide.parse import parse_peptide
+
+    # The quick checks come before the slow building.
+    _, _, meta = load_checkpoint(checkpoint)
+    check_range(choice, parse_peptide(choice.text).num_residues, meta.get("trained_residues"))
+    try:
+        from gensci.models.proposal import load_proposal
+        from gensci.systems.peptide import PeptideSystem
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"peptides need the package {error.name}", "pip install 'gensci[peptides,train]'"
+        ) from error
+    chosen = peptide_settings(settings)
+    system = PeptideSystem.from_text(choice.text, **chosen)
+    proposal = load_proposal(checkpoint, system.peptide, device, torch.float32)
+    facts = {
+        **{f"system.{name}": value for name, value in chosen.items()},
+        "system.centroid_scale": system.centroid_scale,
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": proposal.checkpoint_hash,
+        "device": str(device),
+    }
+    return Prepared(system.target(device, torch.float32), proposal, facts, system.peptide)
+
+
+def check_range(choice: SystemChoice, length: int, trained: Any) -> None:
+    """Refuse a peptide that the checkpoint was not trained for.
+
+    Args:
+        choice: The system, for the message.
+        length: Its number of residues.
+        trained: Fewest and most residues in training, or None where not recorded.
+
+    Raises:
+        UsageError: Outside of the range.
+    """
+    if trained is None or trained[0] <= length <= trained[1]:
+        return
+    low, high = trained
+    span = f"{low}" if low == high else f"{low} to {high}"
+    raise UsageError(
+        f"--system {choice.spelled} has {length} residues, the checkpoint was trained on {span}",
+        "choose another --checkpoint (`gensci list checkpoints`) or a peptide of that length",
+    )
+
+
+def peptide_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a peptide system, given ones checked against their types.
+
+    Raises:
+        UsageError: An unknown setting or a value of the wrong type.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from gensci.sims.peptide import build_peptide
+    from gensci.systems.peptide import TEMPERATURE
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_function_arguments(build_peptide, skip={"spec"})
+    names = list(parser.get_defaults().as_dict())
+    typed = []
+    for text, value in settings.items():
+        name = text.replace("-", "_")
+        if name not in names:
+            raise UsageError(
+                f"no setting --system.{text} of a peptide",
+                f"{did_you_mean(name, names)}choose from: {', '.join(names)}",
+            )
+        typed.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
+    try:
+        chosen = parser.parse_args(typed).as_dict()
+    except ArgumentError as error:
+        raise UsageError(f"--system settings: {' '.join(str(error).split())}") from error
+    if not chosen["temperature"] > 0:
+        raise UsageError(
+            f"--system.temperature {chosen['temperature']}", "give a positive one in K"
+        )
+    return chosen
+
+
+def _prepare_toy(
+    choice: SystemChoice, device: torch.device, settings: Mapping[str, Any]
+) -> Prepared:
+    if settings:
+        raise UsageError(f"--system.{next(iter(settings))}: toys have no settings", "leave it out")
+    toy = ToySystem.parse(choice.text)
+    facts = {"device": str(device)}
+    return Prepared(toy.target(device, torch.float64), toy.proposal(device, torch.float64), facts)

@@ -1,0 +1,56 @@
+"""`gensci sample`: weighted samples of one system, or of every system in a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+# Not `sample`: jsonargparse looks the name up in `gensci` too, where it would import torch.
+def run_sample(
+    system: str,
+    num_samples: int = 2000,
+    sampler: str = "importance",
+    checkpoint: str = "peptide-small",
+    out: str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    save_seconds: float = 30.0,
+    sampler_settings: dict[str, Any] | None = None,
+    system_settings: dict[str, Any] | None = None,
+) -> int:
+    """Draw samples of a system and keep every weight; the same command again continues.
+
+    Args:
+        system: AA, Ace-A-Nme, peptide:AA, toy:double-well, or a file (FASTA, CSV, list).
+        num_samples: how many to draw of each system.
+        sampler: importance, smc, mcmc or direct; `gensci list samplers` shows their settings.
+        checkpoint: name or folder of the model that proposes.
+        out: run folder, by default results/NAME; with a file, one sub-folder per system.
+        seed: of all randomness; by default it varies, and is written to run.json.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        threads: CPU threads; by default torch decides.
+        save_seconds: how often unfinished work is saved for resuming.
+        sampler_settings: settings of the sampler; easier as --sampler.num_steps 64.
+        system_settings: settings of the system; easier as --system.temperature 330.
+
+    Returns:
+        Exit status: 0, 3 where some systems of a file failed, 1 where all did.
+    """
+    # imported late, so that `gensci sample --help` does not wait for torch
+    from gensci.commands.device import set_threads
+    from gensci.commands.draw import Request
+    from gensci.commands.sampling import sample_text
+
+    set_threads(threads)
+    request = Request(
+        num_samples=num_samples,
+        sampler=sampler,
+        checkpoint=checkpoint,
+        seed=seed,
+        device=device,
+        save_seconds=save_seconds,
+        sampler_settings=sampler_settings or {},
+        system_settings=system_settings or {},
+    )
+    return sample_text(system, request, out)

@@ -1,0 +1,92 @@
+"""Samples of every system that a `--system` text names, and what the user is told about them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from gensci.commands.draw import Request, draw, draw_into
+from gensci.core.errors import GensciError
+from gensci.core.results import SampleSet
+from gensci.io.run_folder import check_place, files_for_users
+from gensci.models.checkpoint import find_checkpoint
+from gensci.systems.resolve import Resolved, SystemChoice, resolve, resolve_one
+
+PARTIAL = 3
+
+
+def sample_text(system: str, request: Request, out: str | None) -> int:
+    """Sample what `system` names into `out`, or `results/NAME`; return the exit status.
+
+    Raises:
+        GensciError: See `gensci.commands.draw.draw_into`; for a file only before the first system.
+    """
+    resolved = resolve(system)
+    request.check()
+    if resolved.source is None:
+        choice = resolved.choices[0]
+        _sample_one(Path(out) if out else Path("results", choice.folder), choice, request)
+        return 0
+    folder = Path(out) if out else Path("results", resolved.source.stem)
+    return _sample_all(folder, resolved, request)
+
+
+def sample_system(system: str, num_samples: int = 2000, **settings: Any) -> SampleSet:
+    """Draw samples of one system in memory; the Python counterpart of `gensci sample`.
+
+    Args:
+        system: As for the command, but no file.
+        num_samples: How many.
+        **settings: `sampler`, `checkpoint`, `seed`, `device`, `sampler_settings`,
+            `system_settings` as for the command.
+
+    Raises:
+        GensciError: Bad input, an unusable checkpoint, or no sample with any weight.
+    """
+    return draw(resolve_one(system.strip()), Request(num_samples=num_samples, **settings))
+
+
+def _sample_one(path: Path, choice: SystemChoice, request: Request) -> None:
+    samples = draw_into(path, choice, request, sys.argv[1:], print)
+    for line in summary(samples, path):
+        print(line)
+
+
+def summary(samples: SampleSet, path: Path) -> list[str]:
+    """What to tell the user at the end: counts, the verdict on the weights, the files."""
+    meta, verdict = samples.meta, samples.meta["verdict"]
+    kept = f"kept {meta['kept']} of {meta['requested']} samples"
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in meta["rejected"].items())
+    numbers = f"effective sample size {verdict['ess']:.1f} ({verdict['ess_fraction']:.1%})"
+    if verdict.get("khat") is not None:
+        numbers += f", k-hat {verdict['khat']:.2f}"
+    if verdict.get("log_z") is not None:
+        numbers += f", log Z {verdict['log_z']:.3f} +- {verdict['log_z_error'] or 0.0:.3f}"
+    return [
+        f"  {kept}" + (f"; left out: {reasons}" if reasons else ""),
+        f"  {numbers}",
+        f"  verdict: {verdict['advice']}",
+        f"  files in {path}: {' '.join(files_for_users(path))}",
+    ]
+
+
+def _sample_all(path: Path, resolved: Resolved, request: Request) -> int:
+    """Sample every system of a file into a folder of its own; one that fails stops no other."""
+    check_place(path)
+    if any(choice.family == "peptide" for choice in resolved.choices):
+        find_checkpoint(request.checkpoint)
+    failed = {}
+    for choice in resolved.choices:
+        try:
+            _sample_one(path / choice.folder, choice, request)
+        except GensciError as error:
+            failed[choice.spelled] = str(error)
+            print(f"gensci: error: {choice.spelled}: {error}", file=sys.stderr)
+    count = len(resolved.choices)
+    print(f"{count - len(failed)} of {count} systems complete in {path}")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    if not failed:
+        return 0
+    return 1 if len(failed) == count else PARTIAL

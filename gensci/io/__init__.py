@@ -1,0 +1,1 @@
+"""Files: the run folder, trajectories and progress on the terminal."""

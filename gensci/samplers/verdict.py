@@ -1,0 +1,81 @@
+"""What a run has to say about its own weights: counts, numbers and a line of advice."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from gensci.core.errors import GensciError
+from gensci.core.results import SampleSet, finite_rows, log_or_none
+
+KHAT_LIMIT = 0.7
+"""Above it, importance weights cannot be trusted (arXiv:1507.02646)."""
+
+
+def drop_rejected(samples: SampleSet, keep: torch.Tensor) -> tuple[SampleSet, dict[str, int]]:
+    """Return the rows to keep, and why the others were left out.
+
+    Args:
+        samples: all rows that were asked for.
+        keep: (n,) booleans.
+
+    Returns:
+        The kept rows and the number of rows by reason; reasons without rows are absent.
+    """
+    rejected = ~keep
+    reasons: dict[str, int] = {}
+    tests = {"sample is not finite": ~finite_rows(samples.x)}
+    if samples.log_target is not None:
+        tests["zero target density"] = ~torch.isfinite(samples.log_target)
+    if samples.log_proposal is not None:
+        tests["zero proposal density"] = ~torch.isfinite(samples.log_proposal)
+    tests["zero weight"] = torch.ones_like(rejected)
+    for reason, test in tests.items():
+        count = int((rejected & test).sum())
+        rejected = rejected & ~test
+        if count:
+            reasons[reason] = count
+    return samples.select(keep), reasons
+
+
+def require_weight(samples: SampleSet, sampler: str) -> None:
+    """Raise a GensciError with the reasons and a remedy if no row has any weight."""
+    alive = torch.isfinite(samples.log_weight)
+    if alive.any():
+        return
+    _, reasons = drop_rejected(samples, alive)
+    told = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+    raise GensciError(
+        f"sampler {sampler!r} found no sample with any weight among {len(samples)}: {told}",
+        "draw more samples, or use a proposal that is trained for this system",
+    )
+
+
+def verdict(
+    *,
+    ess: float,
+    ess_fraction: float,
+    advice: str,
+    khat: float | None = None,
+    log_z: float | None = None,
+    log_z_error: float | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Return the verdict with the keys that every sampler reports; numbers are JSON-safe."""
+    numbers = {"khat": khat, "log_z": log_z, "log_z_error": log_z_error, **extra}
+    safe = {k: log_or_none(v) if isinstance(v, float) else v for k, v in numbers.items()}
+    return {"ess": ess, "ess_fraction": ess_fraction, **safe, "advice": advice}
+
+
+def importance_advice(ess: float, khat: float) -> str:
+    """Return what to do with importance weights of this effective size and tail shape."""
+    if math.isfinite(khat) and khat > KHAT_LIMIT:
+        return (
+            f"the weights cannot be trusted (k-hat {khat:.2f} is above {KHAT_LIMIT}): use the smc "
+            "sampler, draw more samples or finetune the model on this system"
+        )
+    if ess < 50:
+        return f"too few effective samples ({ess:.0f}): draw more, or use the smc sampler"
+    return "the weights can be trusted"

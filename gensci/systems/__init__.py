@@ -1,0 +1,1 @@
+"""What can be sampled. `resolve` turns `--system` text into systems."""

@@ -1,0 +1,121 @@
+"""`gensci train`: every shipped configuration learns, resumes and exports a usable checkpoint."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gensci.__main__ import main
+from gensci.commands.train import config_names, config_path
+from gensci.core.errors import UsageError
+from gensci.models.checkpoint import load_checkpoint
+from gensci.models.proposal import load_proposal
+from gensci.sims.forcefield import ForceField
+from gensci.sims.peptide import build_peptide
+
+SMALL = {
+    "peptide-internal": ["channels=16", "num_layers=1", "num_heads=2", "pair_channels=4"],
+    "peptide-flow": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
+}
+LIGHTNING = [
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+    "ignore:.*num_workers.*",
+    "ignore:.*does not have many workers.*",
+    "ignore:.*no last checkpoint available.*",
+    "ignore:.*logging interval.*",
+    "ignore:.*LeafSpec.*",
+    "ignore:.*is not empty.*",
+    "ignore:.*Checkpoint directory.*",
+    "ignore:.*mid-epoch.*",
+    "ignore:.*experimental feature.*",
+]
+pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Frames near the minimum of two small peptides: enough to learn bond lengths from."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("G", "GA"):
+        peptide = build_peptide(name)
+        start = torch.as_tensor(peptide.positions, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(0)
+        noise = 0.004 * torch.randn(200, *start.shape, generator=generator)
+        x = start + noise
+        shards = root / name / "shards"
+        shards.mkdir(parents=True)
+        field = ForceField.from_openmm(peptide.system)
+        frames = {"positions": x - x.mean(1, keepdim=True), "energy": field.energy(x)}
+        save_file(frames, shards / "000000.safetensors")
+    return root
+
+
+def arguments(config, data, folder, steps, *more):
+    network = [f"--model.init_args.network.init_args.{text}" for text in SMALL[config]]
+    return [
+        "train", "fit", "--config", config, *network,
+        "--data.root", str(data), "--data.validation_root", "null",
+        "--data.groups_per_batch", "2", "--data.frames_per_group", "8",
+        "--data.batches_per_epoch", "10",
+        "--model.learning_rate", "3e-3", "--model.warmup_steps", "3", "--model.decay_steps", "5",
+        "--model.ema_decay", "0.5",
+        "--trainer.max_steps", str(steps), "--trainer.default_root_dir", str(folder),
+        "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+        "--trainer.logger.init_args.save_dir", str(folder), *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", sorted(SMALL))
+def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments(config, data, tmp_path, 20)) == 0
+    folder = tmp_path / "runs" / config / "checkpoint"
+    _, first, meta = load_checkpoint(folder)
+    assert meta["steps"] == 20
+    assert main(arguments(config, data, tmp_path, 60)) == 0
+    _, second, later = load_checkpoint(folder)
+    assert first == second
+    assert later["steps"] == 60, "the second command went on from the first"
+    assert later["metrics"]["val_nll"] < meta["metrics"]["val_nll"] - 0.05
+    proposal = load_proposal(str(folder), build_peptide("GA"), "cpu")
+    x, log_q = proposal.sample_and_log_prob(6, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(proposal.log_prob(x), log_q, rtol=1e-4, atol=1e-2)
+    assert proposal.trained_range == (2, 2)
+
+
+def test_every_shipped_configuration_is_tested():
+    assert config_names() == sorted(SMALL)
+
+
+def test_unknown_configuration_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'peptide-flow'"):
+        config_path("peptide-flov")
+
+
+def test_excluded_sequences_cannot_be_trained_on(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    banned = tmp_path / "banned.json"
+    banned.write_text(json.dumps({"test": ["GA"]}))
+    more = ["--data.exclude", str(banned)]
+    assert main(arguments("peptide-internal", data, tmp_path, 2, *more)) == 2
+    assert "excluded sequences GA" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_data_is_refused_with_a_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments("peptide-internal", tmp_path / "absent", tmp_path, 2)) == 2
+    assert "gensci simulate" in capsys.readouterr().err
+
+
+def test_encodings_are_kept_beside_the_data(data):
+    from gensci.data.peptides import encoded
+    from gensci.nn.internal import InternalFlow
+
+    first = encoded("GA", data, InternalFlow.encode)
+    kept = list((data / ".encodings").glob("GA.*.safetensors"))
+    assert kept
+    for name, value in load_file(kept[0]).items():
+        assert torch.equal(first[name], value)
+    assert all(torch.equal(v, first[k]) for k, v in encoded("GA", data, InternalFlow.encode).items())

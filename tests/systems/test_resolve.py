@@ -1,0 +1,162 @@
+"""`--system TEXT`: one reading is taken, several are refused with the spellings that decide."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gensci.core.errors import SystemTextError
+from gensci.systems.resolve import SystemChoice, readings, resolve, resolve_one
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+ALSO_ELEMENTS = set("CFHIKNPSVWY")  # one-letter symbols among the residue letters
+ALSO_SMILES = set("CFINPS")  # those that SMILES writes without brackets
+
+
+def families(text):
+    return [choice.family for choice in readings(text)]
+
+
+def test_which_dipeptides_are_ambiguous():
+    for pair in itertools.product(RESIDUES, repeat=2):
+        expected = ["peptide"]
+        expected += ["crystal"] if set(pair) <= ALSO_ELEMENTS else []
+        expected += ["smiles"] if set(pair) <= ALSO_SMILES else []
+        assert families("".join(pair)) == expected, pair
+
+
+@pytest.mark.parametrize("text", ["AA", "GS", "AAAA", "Ace-A-Nme", "ace-CN-nme", "WLALL"])
+def test_peptides_without_prefix(text):
+    choice = resolve(text).choices[0]
+    assert choice.family == "peptide"
+    assert choice.text.replace("-", "").lower() == text.replace("-", "").lower()
+
+
+@pytest.mark.parametrize("text", ["CN", "CCN", "NCC", "CS", "PIN"])
+def test_three_readings_are_refused_and_spelled(text):
+    with pytest.raises(SystemTextError) as error:
+        resolve(text)
+    assert "ambiguous" in str(error.value)
+    for family in ("peptide", "crystal", "smiles"):
+        assert f"{family}:{text}" in str(error.value)
+    assert resolve(f"peptide:{text}").choices == (SystemChoice("peptide", text),)
+
+
+@given(st.text(alphabet=RESIDUES, min_size=1, max_size=12))
+def test_a_prefix_always_decides(text):
+    choice = resolve_one(f"peptide:{text}")
+    assert (choice.family, choice.text) == ("peptide", text)
+    assert resolve_one(choice.spelled) == choice
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_read_or_refused_with_a_message(text):
+    try:
+        choice = resolve_one(text.strip())
+    except SystemTextError as error:
+        assert len(str(error)) > 10
+    else:
+        assert resolve_one(choice.spelled) == choice
+        assert not set(choice.folder) & set('/\\:*?"<>| ')
+
+
+@pytest.mark.parametrize(
+    "text", ["toy:double-well", "double_well", "TOY:Double-Well", "toy: double-well"]
+)
+def test_toys_are_found_under_any_spelling(text):
+    assert resolve(text).choices == (SystemChoice("toy", "double-well"),)
+
+
+@pytest.mark.parametrize(
+    "text", ["crystal:TiO2", "TiO2", "smiles:CCO", "c1ccccc1", "lisa:mbhb", "mbhb"]
+)
+def test_families_to_come_are_recognised_and_refused(text):
+    with pytest.raises(SystemTextError, match="not available yet"):
+        resolve(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "is empty"),
+        ("   ", "is empty"),
+        ("AXB", "unknown residue 'B', 'X'"),
+        ("aa", "write 'AA'"),
+        ("peptide:", "no residues"),
+        ("peptide:AXA", "unknown residue 'X'"),
+        ("peptid:AA", "did you mean 'peptide'"),
+        ("toy:duble-well", "did you mean 'double-well'"),
+        ("duble-well", "did you mean 'double-well'"),
+        ("crystal:AA", "crystal:TiO2"),
+        ("smiles:C(C", "smiles:CCO"),
+        ("A A", "neither a system nor a file"),
+        ("missing.fasta", "cannot read this file"),
+        ("A" * 5000 + "X", "unknown residue 'X'"),
+    ],
+)
+def test_unreadable_text_names_fault_and_remedy(text, part):
+    with pytest.raises(SystemTextError) as error:
+        resolve(text)
+    assert part in str(error.value)
+
+
+def test_a_fasta_file_gives_every_record_under_its_name(tmp_path):
+    path = tmp_path / "many.fasta"
+    path.write_text(">one first peptide\nAA\nGS\n\n>two\nCN\n>odd/name\nW\n")
+    found = resolve(str(path))
+    assert found.source == path
+    assert [choice.text for choice in found.choices] == ["AAGS", "CN", "W"]
+    assert [choice.folder for choice in found.choices] == ["one", "two", "odd_name"]
+
+
+def test_a_list_file_skips_comments(tmp_path):
+    path = tmp_path / "many.txt"
+    path.write_text("# peptides\nAA\n\npeptide:CN # prefix needed\ntoy:double-well\n")
+    spelled = [choice.spelled for choice in resolve(str(path)).choices]
+    assert spelled == ["peptide:AA", "peptide:CN", "toy:double-well"]
+
+
+def test_a_csv_file_needs_a_known_column(tmp_path):
+    path = tmp_path / "many.csv"
+    path.write_text("Name,Sequence\nfirst,AA\nsecond,CN\n")
+    assert [choice.folder for choice in resolve(str(path)).choices] == ["first", "second"]
+    assert [choice.text for choice in resolve(str(path)).choices] == ["AA", "CN"]
+    path.write_text("name,score\nfirst,1\n")
+    with pytest.raises(SystemTextError, match="sequence"):
+        resolve(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("", "no systems"),
+        ("AA\nAXA\n", "line 2"),
+        ("AA\nCN\n", "line 2"),
+        ("AA\npeptide:AA\n", "both be written to the folder 'AA'"),
+        (">a\nAA\n>A\nGG\n", "both be written to the folder 'A'"),
+        (">a\n", "no residues"),
+    ],
+)
+def test_a_bad_file_names_the_entry(tmp_path, content, part):
+    path = tmp_path / "many.txt"
+    path.write_text(content)
+    with pytest.raises(SystemTextError) as error:
+        resolve(str(path))
+    assert part in str(error.value)
+
+
+def test_a_file_named_like_a_system_is_ambiguous(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "AA").write_text("GG\n")
+    with pytest.raises(SystemTextError, match=r"--system \./AA"):
+        resolve("AA")
+    assert resolve("./AA").choices[0].text == "GG"
+    assert resolve("peptide:AA").source is None
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "many.txt"
+    path.write_bytes(b"\xff\xfe\x00AA")
+    with pytest.raises(SystemTextError, match="cannot read this file"):
+        resolve(str(path))

@@ -1,0 +1,127 @@
+"""`gensci sample` of a peptide with a small untrained network: files, weights, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gensci.__main__ import main
+from gensci.models.checkpoint import save_checkpoint
+
+md = pytest.importorskip("mdtraj")
+pytest.importorskip("openmm")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from gensci.nn.internal import InternalFlow
+
+    torch.manual_seed(0)
+    network = InternalFlow(channels=16, num_layers=1, num_heads=2, pair_channels=4)
+    config = {"class": "peptide-internal", "settings": network.settings}
+    folder = tmp_path_factory.mktemp("checkpoints") / "untrained"
+    return save_checkpoint(folder, network.state_dict(), config, {"trained_residues": [2, 2]})
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(checkpoint, *more, system="AA"):
+    return [
+        "sample", "--system", system, "--num-samples", "40", "--seed", "2",
+        "--checkpoint", str(checkpoint), *more,
+    ]  # fmt: skip
+
+
+def test_a_peptide_run_writes_agreeing_files(checkpoint, work, capsys):
+    from gensci.systems.peptide import PeptideSystem
+
+    assert main(command(checkpoint)) == 0
+    folder = work / "results" / "AA"
+    run = json.loads((folder / "run.json").read_text())
+    arrays = np.load(folder / "samples.npz")
+    shown = md.load(str(folder / "samples.xtc"), top=str(folder / "topology.pdb"))
+    system = PeptideSystem.from_text("AA")
+    # the energies of the stored positions give back the stored log-densities
+    x = {"positions": torch.from_numpy(arrays["positions"]).double()}
+    again = system.target("cpu", torch.float64).log_prob(x).numpy()
+    assert np.allclose(arrays["log_target"], again, rtol=1e-4, atol=1e-2)
+    difference = arrays["log_target"] - arrays["log_proposal"] - arrays["log_weight"]
+    assert np.ptp(difference) < 1e-4  # a constant: the weights are normalised to mean one
+    assert shown.n_frames == len(arrays["positions"]) == run["kept"]
+    pairs = [[0, 4], [1, 9]]
+    found = md.compute_distances(shown, pairs, periodic=False)
+    truth = [arrays["positions"][:, a] - arrays["positions"][:, b] for a, b in pairs]
+    assert np.allclose(found.T, [np.linalg.norm(step, axis=-1) for step in truth], atol=0.003)
+    assert run["kept"] + sum(run["rejected"].values()) == 40
+    assert len(run["settings"]["checkpoint_sha256"]) == 64
+    assert run["settings"]["system.temperature"] == 310.0
+    assert "verdict:" in capsys.readouterr().out
+
+
+def refused(capsys, arguments, work):
+    status = main(arguments)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert list(work.iterdir()) == []
+    return status, lines[0]
+
+
+def test_peptides_out_of_range_are_refused_at_once(checkpoint, work, capsys):
+    for system in ("AAA", "G", "A" * 200):
+        status, line = refused(capsys, command(checkpoint, system=system), work)
+        assert status == 2
+        assert f"{len(system)} residues, the checkpoint was trained on 2" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        (["--system.temperature", "-3"], "--system.temperature"),
+        (["--system.temperature", "warm"], "temperature"),
+        (["--system.temprature", "300"], "did you mean 'temperature'"),
+        (["--system.implicit_solvent", "oil"], "oil"),
+    ],
+)
+def test_bad_settings_of_a_peptide_are_refused(checkpoint, work, capsys, setting, part):
+    status, line = refused(capsys, command(checkpoint, *setting), work)
+    assert status == 2
+    assert part in line
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "shape", "missing"])
+def test_a_damaged_checkpoint_is_refused(checkpoint, work, capsys, tmp_path_factory, damage):
+    folder = tmp_path_factory.mktemp("damaged")
+    weights = bytearray((checkpoint / "model.safetensors").read_bytes())
+    description = json.loads((checkpoint / "model.json").read_text())
+    if damage == "flip":
+        weights[-1] ^= 1
+    elif damage == "truncate":
+        weights = weights[:-100]
+    elif damage == "shape":
+        name = next(iter(description["shapes"]))
+        description["shapes"][name] = [7, 7, 7]
+    (folder / "model.json").write_text(json.dumps(description))
+    if damage != "missing":
+        (folder / "model.safetensors").write_bytes(weights)
+    status, line = refused(capsys, command(folder), work)
+    assert status == 1
+    assert "model.safetensors" in line
+
+
+def test_settings_of_the_system_reach_the_target(checkpoint, work):
+    assert main(command(checkpoint, "--system.temperature", "620", "--out", "hot")) == 0
+    assert main(command(checkpoint, "--out", "body")) == 0
+    hot, body = (np.load(work / name / "samples.npz") for name in ("hot", "body"))
+    from gensci.systems.peptide import PeptideSystem
+
+    # the same proposals at twice the temperature: half the energy in kT, the same centroid term
+    assert np.array_equal(body["positions"], hot["positions"])
+    target = PeptideSystem.from_text("AA").target("cpu", torch.float64)
+    energy = target.energy({"positions": torch.from_numpy(body["positions"]).double()}).numpy()
+    half = energy / (8.31446261815324e-3 * 310.0) / 2
+    assert np.allclose(hot["log_target"] - body["log_target"], half, rtol=1e-4, atol=1e-2)
