@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -110,7 +111,7 @@ def parse(
         for group, values in dotted.items():
             if f"{group}_settings" not in function.__annotations__:
                 return f"no option --{group}.{next(iter(values))}"
-        parsed = parser.parse_args(plain).as_dict()
+        parsed = parser.parse_args(spell_flags(plain, function)).as_dict()
     except (ArgumentError, UsageText) as error:
         return explain(str(error), name)
     except SystemExit as stop:
@@ -118,6 +119,16 @@ def parse(
     for group, values in dotted.items():
         parsed[f"{group}_settings"] = {**(parsed[f"{group}_settings"] or {}), **values}
     return parsed
+
+
+def spell_flags(arguments: list[str], function: Callable[..., Any]) -> list[str]:
+    """`--flag` as `--flag=true` where the option is a yes or no and no value follows."""
+    kinds = function.__annotations__
+    spelled = []
+    for text, following in itertools.pairwise([*arguments, "--"]):
+        flag = text.startswith("--") and kinds.get(text[2:]) in (bool, "bool")
+        spelled.append(f"{text}=true" if flag and following.startswith("--") else text)
+    return spelled
 
 
 class UsageText(ValueError):

@@ -14,7 +14,7 @@ PACKAGES = (
 
 
 def doctor() -> int:
-    """Print versions, the device, the force-field kernel and the state of every checkpoint.
+    """Print versions, the device, the two C kernels and the state of every checkpoint.
 
     The exit status is 1 where something that is needed for sampling peptides does not work.
     """
@@ -29,7 +29,8 @@ def doctor() -> int:
     print(f"device            {describe_device(choose_device('auto'))}")
     print(f"threads           {torch.get_num_threads()} of {_cores()} cores")
     print(f"compiler          {shutil.which('cc') or 'none found (energies by torch, slower)'}")
-    problems = [*_check_kernel(), *_check_checkpoints(), *_check_peptides()]
+    _show_kernels()
+    problems = [*_check_checkpoints(), *_check_peptides()]
     for problem in problems:
         print(f"problem           {problem}")
     if not problems:
@@ -53,28 +54,33 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_kernel() -> list[str]:
-    from gensci.sims.forcefield import kernel_status
+def _show_kernels() -> None:
+    from gensci.nn import native_inverse
+    from gensci.sims import forcefield
 
-    print(f"force field       {kernel_status()}")
-    return []
+    print(f"force field       {forcefield.kernel_status()}")
+    print(f"flow inverse      {native_inverse.kernel_status()}")
 
 
 def _check_checkpoints() -> list[str]:
-    """Verify the hash and shapes of every checkpoint that is found."""
+    """Load every checkpoint that is found, which verifies hash, shapes and settings."""
+    from gensci.commands.draw import Request
     from gensci.core.errors import CheckpointError
-    from gensci.models.checkpoint import list_checkpoints, load_checkpoint
+    from gensci.models.checkpoint import list_checkpoints, load_network
 
     problems = []
     for name, folder in list_checkpoints().items():
         try:
-            load_checkpoint(folder)
+            load_network(folder)
         except CheckpointError as error:
-            problems.append(f"checkpoint        {name}: {error}")
+            problems.append(f"checkpoint {name}: {error}")
         else:
             print(f"checkpoint        {name} verified ({folder})")
-    if not list_checkpoints():
-        print(f"{'checkpoint':<18}none found: `gensci train` or `gensci convert` makes one")
+    if Request.checkpoint not in list_checkpoints():
+        problems.append(
+            f"the default checkpoint {Request.checkpoint} is missing; install gensci again, or "
+            "name another by --checkpoint (`gensci train` and `gensci convert` make some)"
+        )
     return problems
 
 

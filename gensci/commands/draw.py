@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ class Request:
         checkpoint: Name or folder of the model.
         seed: None for one that varies, or that of the run to be continued.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        allow_extrapolation: Whether a peptide outside of the training range is sampled.
         save_seconds: How often the state of an unfinished shard is saved.
         sampler_settings: By name, as text or values.
         system_settings: By name, as text or values.
@@ -50,6 +52,7 @@ class Request:
     checkpoint: str = "peptide-small"
     seed: int | None = None
     device: str = "auto"
+    allow_extrapolation: bool = False
     save_seconds: float = 30.0
     sampler_settings: Mapping[str, Any] = field(default_factory=dict)
     system_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -73,8 +76,11 @@ def draw(choice: SystemChoice, request: Request) -> SampleSet:
     prepared = _prepare(choice, request)
     sampler = make_sampler(request.sampler, request.sampler_settings)
     seed = secrets.randbits(32) if request.seed is None else request.seed
+    for line in prepared.warnings:
+        warnings.warn(line, stacklevel=2)
     samples = sampler.run(prepared.target, prepared.proposal, request.num_samples, seed=seed)
-    return samples.with_meta(system=choice.spelled, **_surroundings())
+    facts = {"system": choice.spelled, "warnings": list(prepared.warnings)}
+    return samples.with_meta(**facts, **_surroundings())
 
 
 def draw_into(
@@ -108,15 +114,24 @@ def draw_into(
         **{f"sampler.{name}": value for name, value in asdict(sampler).items()},
         **prepared.settings,
     }
-    folder = RunFolder(path, _record(path, earlier, settings, request.seed, argv))
+    record = _record(path, earlier, settings, request.seed, argv)
+    folder = RunFolder(path, {**record, "warnings": list(prepared.warnings)})
     folder.claim()
+    for line in prepared.warnings:
+        say(f"warning: {line}")
     say(_headline(choice, request, folder, earlier and earlier["outcome"]))
     return _run(folder, prepared, sampler, request, choice.folder)
 
 
 def _prepare(choice: SystemChoice, request: Request) -> Prepared:
     device = choose_device(request.device)
-    return prepare(choice, request.checkpoint, device, request.system_settings)
+    return prepare(
+        choice,
+        request.checkpoint,
+        device,
+        request.system_settings,
+        request.allow_extrapolation,
+    )
 
 
 def _record(

@@ -24,16 +24,22 @@ class Prepared:
         proposal: What draws, with a density where there is one.
         settings: Everything about system and model that decides the numbers, for `run.json`.
         peptide: The built peptide, or None for toys.
+        warnings: What the user must know although the run goes on, a line each.
     """
 
     target: Any
     proposal: Any
     settings: dict[str, Any]
     peptide: Any = None
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(
-    choice: SystemChoice, checkpoint: str, device: torch.device, settings: Mapping[str, Any]
+    choice: SystemChoice,
+    checkpoint: str,
+    device: torch.device,
+    settings: Mapping[str, Any],
+    allow_extrapolation: bool = False,
 ) -> Prepared:
     """Build the system and its proposal; writes nothing.
 
@@ -42,6 +48,7 @@ def prepare(
         checkpoint: Name or folder of a model; toys bring a proposal of their own.
         device: Where to compute.
         settings: Of the system, as text or values, for example `{"temperature": "330"}`.
+        allow_extrapolation: Warn, not refuse, where the checkpoint was not trained for the system.
 
     Raises:
         UsageError: A setting, or a system that the checkpoint was not trained for.
@@ -49,24 +56,29 @@ def prepare(
     """
     if choice.family == "toy":
         return _prepare_toy(choice, device, settings)
-    return _prepare_peptide(choice, checkpoint, device, settings)
+    return _prepare_peptide(choice, checkpoint, device, settings, allow_extrapolation)
 
 
 def _prepare_peptide(
-    choice: SystemChoice, checkpoint: str, device: torch.device, settings: Mapping[str, Any]
+    choice: SystemChoice,
+    checkpoint: str,
+    device: torch.device,
+    settings: Mapping[str, Any],
+    allow_extrapolation: bool,
 ) -> Prepared:
     from gensci.models.checkpoint import load_checkpoint
     from gensci.sims.peptide.parse import parse_peptide
 
     # The quick checks come before the slow building.
     _, _, meta = load_checkpoint(checkpoint)
-    check_range(choice, parse_peptide(choice.text).num_residues, meta.get("trained_residues"))
+    length = parse_peptide(choice.text).num_residues
+    warnings = check_range(choice, length, meta.get("trained_residues"), allow_extrapolation)
     try:
         from gensci.models.proposal import load_proposal
         from gensci.systems.peptide import PeptideSystem
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"peptides need the package {error.name}", "pip install 'gensci[peptides,train]'"
+            f"peptides need the package {error.name}", "pip install 'gensci[peptides]'"
         ) from error
     chosen = peptide_settings(settings)
     system = PeptideSystem.from_text(choice.text, **chosen)
@@ -78,27 +90,43 @@ def _prepare_peptide(
         "checkpoint_sha256": proposal.checkpoint_hash,
         "device": str(device),
     }
-    return Prepared(system.target(device, torch.float32), proposal, facts, system.peptide)
+    target = system.target(device, torch.float32)
+    return Prepared(target, proposal, facts, system.peptide, warnings)
 
 
-def check_range(choice: SystemChoice, length: int, trained: Any) -> None:
-    """Refuse a peptide that the checkpoint was not trained for.
+def check_range(
+    choice: SystemChoice, length: int, trained: Any, allow_extrapolation: bool = False
+) -> tuple[str, ...]:
+    """Refuse a peptide that the checkpoint was not trained for, or warn where that is allowed.
 
     Args:
         choice: The system, for the message.
         length: Its number of residues.
         trained: Fewest and most residues in training, or None where not recorded.
+        allow_extrapolation: Whether to go on outside of the range.
+
+    Returns:
+        The warnings: none inside of the range, else one line.
 
     Raises:
-        UsageError: Outside of the range.
+        UsageError: Outside of the range, and not allowed.
     """
     if trained is None or trained[0] <= length <= trained[1]:
-        return
+        return ()
     low, high = trained
     span = f"{low}" if low == high else f"{low} to {high}"
+    problem = (
+        f"--system {choice.spelled} has {length} residues, the checkpoint was trained on {span}"
+    )
+    if allow_extrapolation:
+        return (
+            f"{problem}; proposals will fit worse: expect a far smaller effective sample size "
+            "(the weights still correct what was drawn; heed the verdict)",
+        )
     raise UsageError(
-        f"--system {choice.spelled} has {length} residues, the checkpoint was trained on {span}",
-        "choose another --checkpoint (`gensci list checkpoints`) or a peptide of that length",
+        problem,
+        "choose a peptide of that length or another --checkpoint (`gensci list checkpoints`), "
+        "or go on all the same with --allow-extrapolation",
     )
 
 

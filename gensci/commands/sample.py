@@ -14,6 +14,7 @@ def run_sample(
     out: str | None = None,
     seed: int | None = None,
     device: str = "auto",
+    allow_extrapolation: bool = False,
     threads: int | None = None,
     save_seconds: float = 30.0,
     sampler_settings: dict[str, Any] | None = None,
@@ -29,6 +30,7 @@ def run_sample(
         out: run folder, by default results/NAME; with a file, one sub-folder per system.
         seed: of all randomness; by default it varies, and is written to run.json.
         device: auto, cpu, cuda, cuda:1 or mps.
+        allow_extrapolation: also sample peptides of lengths the checkpoint was not trained on.
         threads: CPU threads; by default torch decides.
         save_seconds: how often unfinished work is saved for resuming.
         sampler_settings: settings of the sampler; easier as --sampler.num_steps 64.
@@ -49,6 +51,7 @@ def run_sample(
         checkpoint=checkpoint,
         seed=seed,
         device=device,
+        allow_extrapolation=allow_extrapolation,
         save_seconds=save_seconds,
         sampler_settings=sampler_settings or {},
         system_settings=system_settings or {},

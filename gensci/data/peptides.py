@@ -21,23 +21,45 @@ from torch.utils.data import DataLoader, Dataset
 
 from gensci.core.errors import UsageError
 from gensci.core.random import stream
+from gensci.sims.dynamics import GAS_CONSTANT
 from gensci.systems.peptide import PeptideSystem
 
 Tensors = dict[str, Tensor]
 Encoder = Callable[[Any], Tensors]
+VALIDATION_PEPTIDES, VALIDATION_FRAMES = 32, 128
 
 
 @dataclass
 class Group:
-    """Frames of one peptide: positions (frames, atoms, 3) nm and its conditioning tensors."""
+    """Frames of one peptide.
+
+    Attributes:
+        name: of the peptide.
+        positions: (frames, atoms, 3) nm.
+        reduced_energy: (frames,) U / kT at the temperature of the simulation.
+        cond: conditioning tensors of the network.
+    """
 
     name: str
     positions: Tensor
+    reduced_energy: Tensor
     cond: Tensors
 
+    def rows(self, rows: Tensor | slice) -> Group:
+        """Some of the frames."""
+        return Group(self.name, self.positions[rows], self.reduced_energy[rows], self.cond)
 
-def read_positions(folder: Path, limit: int | None = None) -> Tensor:
-    """All frames of a simulation folder: (frames, atoms, 3) float32 nm, evenly thinned to limit.
+    def to(self, device: torch.device) -> Group:
+        """All tensors on a device."""
+        cond = {key: value.to(device) for key, value in self.cond.items()}
+        return Group(self.name, self.positions.to(device), self.reduced_energy.to(device), cond)
+
+
+def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Frames of a simulation folder, evenly thinned to ``limit``.
+
+    Returns:
+        positions (frames, atoms, 3) float32 nm and U / kT (frames,).
 
     Raises:
         UsageError: no shard is there.
@@ -45,14 +67,17 @@ def read_positions(folder: Path, limit: int | None = None) -> Tensor:
     shards = sorted((folder / "shards").glob("*.safetensors"))
     if not shards:
         raise UsageError(f"no training frames in {folder}; make them with 'gensci simulate'")
-    parts = []
+    kt = GAS_CONSTANT * json.loads((folder / "run.json").read_text())["temperature"]
+    positions, energies = [], []
     for shard in shards:
         with safe_open(shard, framework="pt") as file:
-            parts.append(file.get_tensor("positions"))
-    frames = torch.cat(parts)
-    if limit is not None and len(frames) > limit:
-        frames = frames[torch.linspace(0, len(frames) - 1, limit).long()]
-    return frames
+            positions.append(file.get_tensor("positions"))
+            energies.append(file.get_tensor("energy"))
+    x, energy = torch.cat(positions), torch.cat(energies)
+    if limit is not None and len(x) > limit:
+        rows = torch.linspace(0, len(x) - 1, limit).long()
+        x, energy = x[rows], energy[rows]
+    return x, energy / kt
 
 
 def encoded(name: str, root: Path, encoder: Encoder) -> Tensors:
@@ -98,11 +123,11 @@ class GroupedFrames(Dataset):
     def __getitem__(self, index: int) -> list[Group]:
         generator = stream(self.seed, "batch", self.epoch, index)
         chosen = torch.randperm(len(self.groups), generator=generator)[: self.groups_per_batch]
-        return [self._frames(self.groups[int(k)], generator) for k in chosen]
+        return [self._draw(self.groups[int(k)], generator) for k in chosen]
 
-    def _frames(self, group: Group, generator: torch.Generator) -> Group:
-        rows = torch.randint(len(group.positions), (self.frames_per_group,), generator=generator)
-        return Group(group.name, group.positions[rows], group.cond)
+    def _draw(self, group: Group, generator: torch.Generator) -> Group:
+        size = (self.frames_per_group,)
+        return group.rows(torch.randint(len(group.positions), size, generator=generator))
 
 
 class PeptideData(pl.LightningDataModule):
@@ -141,7 +166,7 @@ class PeptideData(pl.LightningDataModule):
             raise UsageError(f"no peptide folder in {root}; 'gensci simulate' makes them")
         limit = self.hparams.max_frames
         return [
-            Group(name, read_positions(root / name, limit), encoded(name, root, encoder))
+            Group(name, *read_frames(root / name, limit), encoded(name, root, encoder))
             for name in names
         ]
 
@@ -164,16 +189,16 @@ class PeptideData(pl.LightningDataModule):
         if h.validation_root is None:
             tail = [max(1, len(g.positions) // 10) for g in train]
             pairs = list(zip(train, tail, strict=True))
-            validation = [Group(g.name, g.positions[-k:], g.cond) for g, k in pairs]
-            train = [Group(g.name, g.positions[:-k], g.cond) for g, k in pairs]
+            validation = [g.rows(slice(-k, None)) for g, k in pairs]
+            train = [g.rows(slice(None, -k)) for g, k in pairs]
         else:
             validation = self._groups(Path(h.validation_root))
         self.train_set = GroupedFrames(
             train, h.batches_per_epoch, h.groups_per_batch, h.frames_per_group, h.seed
         )
         self.validation_set = [
-            [Group(g.name, g.positions[:: max(1, len(g.positions) // 128)][:128], g.cond)]
-            for g in validation[:32]
+            [g.rows(torch.linspace(0, len(g.positions) - 1, VALIDATION_FRAMES).long())]
+            for g in validation[:VALIDATION_PEPTIDES]
         ]
 
     def set_epoch(self, epoch: int) -> None:
@@ -192,7 +217,4 @@ class PeptideData(pl.LightningDataModule):
         self, batch: list[Group], device: torch.device, dataloader_idx: int
     ) -> list[Group]:
         """Move positions and conditioning tensors of every group."""
-        return [
-            Group(g.name, g.positions.to(device), {k: v.to(device) for k, v in g.cond.items()})
-            for g in batch
-        ]
+        return [group.to(device) for group in batch]

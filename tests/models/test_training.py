@@ -10,6 +10,7 @@ from gensci.__main__ import main
 from gensci.commands.train import config_names, config_path
 from gensci.core.errors import UsageError
 from gensci.models.checkpoint import load_checkpoint
+from gensci.models.peptide_flow import dispersion
 from gensci.models.proposal import load_proposal
 from gensci.sims.forcefield import ForceField
 from gensci.sims.peptide import build_peptide
@@ -48,6 +49,7 @@ def data(tmp_path_factory):
         field = ForceField.from_openmm(peptide.system)
         frames = {"positions": x - x.mean(1, keepdim=True), "energy": field.energy(x)}
         save_file(frames, shards / "000000.safetensors")
+        (root / name / "run.json").write_text(json.dumps({"temperature": 310.0}))
     return root
 
 
@@ -84,6 +86,15 @@ def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch
     assert proposal.trained_range == (2, 2)
 
 
+def test_dispersion_is_the_variance_until_clipped():
+    residual = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
+    torch.testing.assert_close(dispersion(residual, 100.0), residual.var(correction=0))
+    assert dispersion(residual + 7.0, 100.0) == dispersion(residual, 100.0)
+    far = torch.tensor([0.0, 0.0, 0.0, 0.0, 1e6], requires_grad=True)
+    dispersion(far, 10.0).backward()
+    assert far.grad.abs().max() < 10.0
+
+
 def test_every_shipped_configuration_is_tested():
     assert config_names() == sorted(SMALL)
 
@@ -118,4 +129,6 @@ def test_encodings_are_kept_beside_the_data(data):
     assert kept
     for name, value in load_file(kept[0]).items():
         assert torch.equal(first[name], value)
-    assert all(torch.equal(v, first[k]) for k, v in encoded("GA", data, InternalFlow.encode).items())
+    assert all(
+        torch.equal(v, first[k]) for k, v in encoded("GA", data, InternalFlow.encode).items()
+    )
