@@ -11,15 +11,12 @@ shifts and gates are computed at every step for every sample.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from bench_environment import environment, write_results
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +36,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [
@@ -47,11 +43,8 @@ def main() -> None:
         for network in NETWORKS
         for peptide in PEPTIDES
     ]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    report = {"rows": rows, "arguments": {"threads": arguments.threads}, **surroundings()}
-    path = arguments.out / "bench_peptide_inverse.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"wrote {path}")
+    record = {**environment(arguments.threads), "rows": rows}
+    write_results("peptide_inverse", record)
 
 
 def measure(name: str, peptide: str, batch: int, repeats: int) -> dict[str, object]:
@@ -163,19 +156,6 @@ def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def surroundings() -> dict[str, object]:
-    """Hardware, commit and versions."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "commit": commit,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -104,6 +104,13 @@ def test_a_file_of_systems_gives_a_folder_each(tmp_path):
         for path in tmp_path.glob("results/toys/*/run.json")
     }
     assert outcomes == {"gaussian": "complete", "double-well": "complete"}
+    batch = json.loads((tmp_path / "results" / "toys" / "batch.json").read_text())
+    assert (batch["outcome"], batch["source"]) == ("complete", "toys.txt")
+    for name, entry in batch["systems"].items():
+        run = json.loads((tmp_path / entry["folder"] / "run.json").read_text())
+        assert entry["system"] == run["settings"]["system"] == f"toy:{name}"
+        assert entry["outcome"] == "complete"
+        assert [entry["ess"], entry["kept"]] == [run["verdict"]["ess"], run["kept"]]
 
 
 def test_one_failed_system_of_a_file_ends_with_status_3(tmp_path, capsys):
@@ -115,6 +122,15 @@ def test_one_failed_system_of_a_file_ends_with_status_3(tmp_path, capsys):
     assert "failed: toy:gaussian" in capsys.readouterr().out
     assert (tmp_path / "out" / "double-well" / "samples.npz").exists()
     assert [path.name for path in (tmp_path / "out" / "gaussian").iterdir()] == ["mine.txt"]
+    batch = json.loads((tmp_path / "out" / "batch.json").read_text())
+    assert batch["outcome"] == "partial"
+    assert {n: e["outcome"] for n, e in batch["systems"].items()} == {
+        "gaussian": "failed", "double-well": "complete",
+    }  # fmt: skip
+    assert "holds files that are no run" in batch["systems"]["gaussian"]["error"]
+    (tmp_path / "out" / "gaussian" / "mine.txt").unlink()
+    assert main(arguments) == 0  # what failed is drawn, what was complete is read
+    assert json.loads((tmp_path / "out" / "batch.json").read_text())["outcome"] == "complete"
 
 
 def test_what_is_wrong_with_every_system_of_a_file_is_said_once(tmp_path, capsys):
@@ -124,6 +140,37 @@ def test_what_is_wrong_with_every_system_of_a_file_is_said_once(tmp_path, capsys
     assert "another --out" in refused(capsys, arguments, tmp_path)[1]
     arguments = ["sample", "--system", "two.fasta", "--checkpoint", "nope"]
     assert "no checkpoint 'nope'" in refused(capsys, arguments, tmp_path)[1]
+
+
+def test_systems_that_share_a_text_are_told_apart_by_their_folders(tmp_path):
+    (tmp_path / "toys.csv").write_text("name,system\na,toy:gaussian\nb,toy:gaussian\n")
+    assert main(["sample", "--system", "toys.csv", "--num-samples", "30", "--out", "o"]) == 0
+    assert list(json.loads((tmp_path / "o" / "batch.json").read_text())["systems"]) == ["a", "b"]
+
+
+def test_an_interrupted_batch_says_which_system_waits(tmp_path, monkeypatch):
+    from gensci.systems.toy import ToyTarget
+
+    def stopped(self, x):
+        raise KeyboardInterrupt
+
+    (tmp_path / "toys.txt").write_text("toy:gaussian\ntoy:double-well\n")
+    monkeypatch.setattr(ToyTarget, "log_prob", stopped)
+    assert main(["sample", "--system", "toys.txt", "--num-samples", "40", "--out", "o"]) == 1
+    batch = json.loads((tmp_path / "o" / "batch.json").read_text())
+    assert batch["outcome"] == "interrupted"
+    assert [e["outcome"] for e in batch["systems"].values()] == ["interrupted", "waiting"]
+
+
+def test_a_batch_does_not_settle_in_the_folder_of_another_run(tmp_path, capsys):
+    (tmp_path / "toys.txt").write_text("toy:gaussian\ntoy:double-well\n")
+    assert main([*TOY, "--num-samples", "40", "--out", "run"]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "batch.json").write_text("[]")
+    capsys.readouterr()
+    for out, part in (("run", "a single system"), ("mine", "not a record of gensci")):
+        arguments = ["sample", "--system", "toys.txt", "--num-samples", "40", "--out", out]
+        assert part in refused(capsys, arguments, tmp_path)[1]
 
 
 def test_an_interrupted_run_says_so_and_continues(tmp_path, capsys, monkeypatch):
@@ -163,6 +210,7 @@ BAD = {
     "bad setting": ([*TOY, "--sampler", "smc", "--sampler.num_steps", "-3"], 2, "num_steps=-3"),
     "setting without value": ([*TOY, "--sampler.num_steps"], 2, "needs a value"),
     "unknown option": ([*TOY, "--nonsense", "3"], 2, "nonsense"),
+    "flag that is no flag": ([*TOY, "--allow-extrapolation", "perhaps"], 2, "extrapolation"),
     "unknown group": ([*TOY, "--smapler.num_steps", "3"], 2, "smapler"),
     "negative count": ([*TOY, "--num-samples", "-5"], 2, "num_samples=-5"),
     "zero count": ([*TOY, "--num-samples", "0"], 2, "num_samples=0"),
@@ -239,7 +287,37 @@ def test_the_doctor_names_device_and_kernel(capsys):
     assert torch.__version__ in shown
     assert "device" in shown
     assert "force field" in shown
+    assert "flow inverse" in shown
     assert status == (1 if "problem" in shown else 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (None, "all well"),
+        ("missing", "problem           the default checkpoint peptide-small is missing"),
+        ("changed", "SHA-256 differs"),
+    ],
+)
+def test_the_doctor_fails_without_a_sound_default_checkpoint(
+    tmp_path, capsys, monkeypatch, damage, part
+):
+    from gensci.models import checkpoint
+    from gensci.nn.internal import InternalFlow
+
+    pytest.importorskip("openmm")
+    pytest.importorskip("mdtraj")
+    network = InternalFlow(channels=16, num_layers=1, num_heads=2, pair_channels=4)
+    config = {"class": "peptide-internal", "settings": network.settings}
+    name = "another" if damage == "missing" else "peptide-small"
+    folder = checkpoint.save_checkpoint(tmp_path / name, network.state_dict(), config)
+    if damage == "changed":
+        weights = bytearray((folder / "model.safetensors").read_bytes())
+        weights[-1] ^= 1
+        (folder / "model.safetensors").write_bytes(weights)
+    monkeypatch.setattr(checkpoint, "list_checkpoints", lambda: {name: folder})
+    assert main(["doctor"]) == (1 if damage else 0)
+    assert part in capsys.readouterr().out
 
 
 def test_the_python_call_gives_what_the_command_writes(tmp_path):

@@ -1,6 +1,8 @@
 """`gensci sample` of a peptide with a small untrained network: files, weights, refusals."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,6 +78,63 @@ def test_peptides_out_of_range_are_refused_at_once(checkpoint, work, capsys):
         status, line = refused(capsys, command(checkpoint, system=system), work)
         assert status == 2
         assert f"{len(system)} residues, the checkpoint was trained on 2" in line
+        assert line.endswith("--allow-extrapolation")
+
+
+def test_with_the_flag_a_longer_peptide_is_sampled_with_one_warning(checkpoint, work, capsys):
+    few = command(checkpoint, "--num-samples", "20", "--allow-extrapolation")
+    assert main([*few, "--system", "Ace-AGA-Nme", "--out", "long"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(lines) == 1
+    assert "3 residues, the checkpoint was trained on 2" in lines[0]
+    assert "smaller effective sample size" in lines[0]
+    run = json.loads((work / "long" / "run.json").read_text())
+    assert [f"warning: {line}" for line in run["warnings"]] == lines
+    assert np.load(work / "long" / "samples.npz")["positions"].shape[1] == 39
+    assert main([*few, "--system", "AA", "--out", "known"]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert json.loads((work / "known" / "run.json").read_text())["warnings"] == []
+
+
+def test_even_with_the_flag_the_builder_has_its_limit(checkpoint, work, capsys):
+    arguments = command(checkpoint, "--allow-extrapolation", system="A" * 200)
+    status, line = refused(capsys, arguments, work)
+    assert status == 2
+    assert "peptide of 200 residues: at most 64" in line
+
+
+def test_in_python_the_extrapolation_is_a_warning(checkpoint):
+    import gensci
+
+    settings = {"checkpoint": str(checkpoint), "seed": 1, "allow_extrapolation": True}
+    with pytest.warns(UserWarning, match="1 residues, the checkpoint was trained on 2"):
+        samples = gensci.sample("peptide:A", num_samples=10, **settings)
+    assert len(samples.meta["warnings"]) == 1
+
+
+def test_importance_sampling_takes_energies_from_the_kernel_only(checkpoint, work, monkeypatch):
+    from gensci.sims.forcefield import ForceField, kernel_status
+
+    if not kernel_status().startswith("fused"):
+        pytest.skip("no C compiler here")
+
+    def slow(self, x):
+        raise AssertionError("plain torch was used")
+
+    monkeypatch.setattr(ForceField, "_terms", slow)
+    assert main(command(checkpoint)) == 0
+
+
+def test_sampling_a_peptide_imports_no_training_package(checkpoint, work):
+    arguments = command(checkpoint, "--num-samples", "5")
+    code = (
+        "import sys\nfrom gensci.__main__ import main\n"
+        f"status = main({arguments})\n"
+        "heavy = {'pytorch_lightning', 'lightning_fabric', 'torchmetrics', 'normflows', 'e3nn'}\n"
+        "print(status, sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gensci.commands.draw import Request, draw, draw_into
 from gensci.core.errors import GensciError
 from gensci.core.results import SampleSet
-from gensci.io.run_folder import check_place, files_for_users
+from gensci.io.batch import BATCH_RECORD, BatchRecord
+from gensci.io.run_folder import files_for_users
 from gensci.models.checkpoint import find_checkpoint
 from gensci.systems.resolve import Resolved, SystemChoice, resolve, resolve_one
 
@@ -47,10 +49,11 @@ def sample_system(system: str, num_samples: int = 2000, **settings: Any) -> Samp
     return draw(resolve_one(system.strip()), Request(num_samples=num_samples, **settings))
 
 
-def _sample_one(path: Path, choice: SystemChoice, request: Request) -> None:
+def _sample_one(path: Path, choice: SystemChoice, request: Request) -> SampleSet:
     samples = draw_into(path, choice, request, sys.argv[1:], print)
     for line in summary(samples, path):
         print(line)
+    return samples
 
 
 def summary(samples: SampleSet, path: Path) -> list[str]:
@@ -73,20 +76,42 @@ def summary(samples: SampleSet, path: Path) -> list[str]:
 
 def _sample_all(path: Path, resolved: Resolved, request: Request) -> int:
     """Sample every system of a file into a folder of its own; one that fails stops no other."""
-    check_place(path)
+    spellings = {choice.folder: choice.spelled for choice in resolved.choices}
+    facts = {"source": str(resolved.source), "argv": sys.argv[1:], "request": asdict(request)}
+    record = BatchRecord.begin(path, facts, spellings)
     if any(choice.family == "peptide" for choice in resolved.choices):
         find_checkpoint(request.checkpoint)
-    failed = {}
     for choice in resolved.choices:
-        try:
-            _sample_one(path / choice.folder, choice, request)
-        except GensciError as error:
-            failed[choice.spelled] = str(error)
-            print(f"gensci: error: {choice.spelled}: {error}", file=sys.stderr)
-    count = len(resolved.choices)
-    print(f"{count - len(failed)} of {count} systems complete in {path}")
+        _sample_noted(record, choice, request)
+    return _conclude(record)
+
+
+def _sample_noted(record: BatchRecord, choice: SystemChoice, request: Request) -> None:
+    """Sample one system of several and note in the record how it ended."""
+    try:
+        samples = _sample_one(record.path / choice.folder, choice, request)
+    except GensciError as error:
+        print(f"gensci: error: {choice.spelled}: {error}", file=sys.stderr)
+        record.note(choice.folder, outcome="failed", error=" ".join(str(error).split()))
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        outcome = "interrupted" if stopped else "failed"
+        record.note(choice.folder, outcome=outcome, error=" ".join(str(error).split()))
+        raise
+    else:
+        verdict = samples.meta["verdict"]
+        numbers = {name: verdict.get(name) for name in ("ess", "ess_fraction", "khat", "advice")}
+        record.note(choice.folder, outcome="complete", kept=samples.meta["kept"], **numbers)
+
+
+def _conclude(record: BatchRecord) -> int:
+    """Print the last lines of a call with several systems and return its exit status."""
+    count, failed = len(record.systems), record.failed
+    print(f"{count - len(failed)} of {count} systems complete in {record.path}")
     if failed:
         print(f"failed: {', '.join(failed)}")
+    if (record.path / BATCH_RECORD).exists():
+        print(f"summary: {record.path / BATCH_RECORD}")
     if not failed:
         return 0
     return 1 if len(failed) == count else PARTIAL

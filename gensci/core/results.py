@@ -87,9 +87,7 @@ class SampleSet:
         """Return the same samples with entries added to ``meta``."""
         return replace(self, meta={**self.meta, **entries})
 
-    def resample(
-        self, scheme: str, generator: torch.Generator, n: int | None = None
-    ) -> SampleSet:
+    def resample(self, scheme: str, generator: torch.Generator, n: int | None = None) -> SampleSet:
         """Return equally weighted rows drawn in proportion to the weights.
 
         Every column is carried along; ``log_weight`` becomes zeros and ``ancestor`` the row numbers

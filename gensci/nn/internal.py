@@ -26,10 +26,12 @@ from .mixtures import (
     sample_mixture_normal,
     sample_mixture_von_mises,
 )
+from .steric import FEATURES, GRID, steric_features, torsion_grid
 from .zmatrix import (
     Frames,
     InternalCoordinates,
     ZMatrix,
+    closing_cosine,
     frames,
     internal_coordinates,
     log_volume,
@@ -40,12 +42,16 @@ from .zmatrix import (
 IC_FEATURES = 7
 RADII = 16
 RIGID_WIDTH = 0.1  # radians, spread of torsions that bonding fixes
+RIGID_LOG_KAPPA = -2 * math.log(RIGID_WIDTH)
+GRID_LOG_KAPPA = -2 * math.log(0.8 * 2 * math.pi / GRID)  # neighbours on the grid overlap
+FREE_LOG_KAPPA = math.log(6.0)
+FREE_LOGIT = 1.0  # a free component is broader than one on the grid
 LOG_HAAR = math.log(8 * math.pi**2)
 
 
 def zmatrix_of(cond: Tensors) -> ZMatrix:
     """The placing tree among the conditioning tensors."""
-    names = ("order", "parent", "grand", "side", "rigid", "torsion0")
+    names = ("order", "parent", "grand", "side", "closing", "rigid", "torsion0")
     return ZMatrix(*(cond[name] for name in names))
 
 
@@ -53,13 +59,13 @@ def ic_features(ic: InternalCoordinates, cond: Tensors, atoms: slice) -> Tensor:
     """What the network sees of placed ``atoms``: (batch, atoms, 7), all of order one."""
     index = torch.arange(ic.distance.shape[1], device=ic.distance.device) + (atoms.start or 0)
     length = (ic.distance - cond["length0"][atoms]) / cond["length_scale"][atoms]
-    angle = (ic.angle - cond["angle0"][atoms]) / cond["angle_scale"][atoms]
+    bend = (ic.bend - cond["bend0"][atoms]) / cond["bend_scale"][atoms]
     swing = torch.sin(ic.torsion - cond["torsion0"][atoms]) / RIGID_WIDTH
     sine, cosine = torch.sin(ic.torsion), torch.cos(ic.torsion)
     has_torsion = (index > 2).to(length.dtype)
     columns = (
         length.clamp(-8, 8) * (index > 0),
-        angle.clamp(-8, 8) * (index > 1),
+        bend.clamp(-8, 8) * (index > 1),
         swing.clamp(-8, 8) * cond["rigid"][atoms] * has_torsion,
         sine * has_torsion,
         cosine * has_torsion,
@@ -136,21 +142,29 @@ class Conditionals(NamedTuple):
 
 
 class Heads(nn.Module):
-    """Torsion given the network, angle given the torsion too, distance given both."""
+    """Torsion given the network, bend given the torsion too, distance given both.
+
+    The torsion of a rotor is a mixture on the grid of ``steric``, with the energies found there
+    added to the logits, and of a few free components; a rigid torsion has the free ones alone.
+    """
 
     def __init__(self, channels: int, torsion_components: int, stiff_components: int):
         super().__init__()
-        self.torsion = self._mlp(channels, channels, torsion_components)
-        self.angle = self._mlp(channels + 5, channels, stiff_components)
-        self.length = self._mlp(channels + 6, channels, stiff_components)
-        self.register_buffer(
-            "around", (torch.arange(torsion_components) + 0.5) / torsion_components * 2 - 1
-        )
+        self.free = torsion_components
+        self.torsion = self._mlp(channels, channels, 3 * torsion_components + 1 + FEATURES)
+        self.grid = nn.Linear(channels, GRID)
+        self.bend = self._mlp(channels + 5, channels, 3 * stiff_components)
+        self.length = self._mlp(channels + 6, channels, 3 * stiff_components)
+        nn.init.zeros_(self.grid.weight)
+        nn.init.zeros_(self.grid.bias)
+        around = (torch.arange(torsion_components) + 0.5) / torsion_components * 2 - 1
+        self.register_buffer("around", around)
         self.register_buffer("spread", torch.linspace(-0.6, 0.6, stiff_components))
+        self.register_buffer("gate", torch.tensor([0.5, 0.2, 0.0]))
 
     @staticmethod
-    def _mlp(inputs: int, width: int, components: int) -> nn.Sequential:
-        last = nn.Linear(width, 3 * components)
+    def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+        last = nn.Linear(width, outputs)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
@@ -164,35 +178,61 @@ class Heads(nn.Module):
             (swing, sine, cosine, 2 * sine * cosine, 2 * cosine.square() - 1), dim=-1
         )
 
-    def torsion_given(self, h: Tensor, cond: Tensors, atoms: slice) -> Conditionals:
-        """Torsions (batch, atoms, components) given hidden states h (batch, atoms, C)."""
-        logits, shift, sharpen = self.torsion(h).chunk(3, dim=-1)
-        rigid = cond["rigid"][atoms][:, None]
-        reach = torch.where(rigid, RIGID_WIDTH, 1.0)
-        start = torch.where(rigid, RIGID_WIDTH * self.around, math.pi * self.around)
-        centre = cond["torsion0"][atoms][:, None] + start + reach * shift
-        base = torch.where(rigid, -2 * math.log(RIGID_WIDTH), math.log(6.0))
-        return Conditionals(logits, centre, (base + sharpen).clamp(-4.0, 11.0))
+    def torsion_given(
+        self, h: Tensor, steric: Tensor | None, cond: Tensors, rows: Tensor
+    ) -> Conditionals:
+        """Torsions of some atoms, all rigid or all rotors.
 
-    def angle_given(self, h: Tensor, torsion: Tensor, cond: Tensors, atoms: slice) -> Conditionals:
-        """Angles given h and the torsions (batch, atoms)."""
+        Args:
+            h: hidden states (batch, R, C).
+            steric: (batch, R, GRID, FEATURES) for rotors, None for rigid torsions.
+            cond: of the molecule.
+            rows: (R,) the atoms.
+        """
+        free, kappa, gates = self.torsion(h).split((3 * self.free, 1, FEATURES), dim=-1)
+        logits, shift, sharpen = free.chunk(3, dim=-1)
+        if steric is None:
+            centre = cond["torsion0"][rows][:, None] + RIGID_WIDTH * (self.around + shift)
+            return Conditionals(logits, centre, _bounded_log(sharpen, RIGID_LOG_KAPPA))
+        energy = (steric @ (self.gate + gates)[..., None])[..., 0]
+        on_grid = self.grid(h) + energy
+        logits = torch.cat((on_grid, logits + FREE_LOGIT), dim=-1)
+        centre = torch.cat(
+            (torsion_grid(steric).expand_as(on_grid), math.pi * self.around + shift), dim=-1
+        )
+        log_kappa = torch.cat(
+            (
+                _bounded_log(kappa, GRID_LOG_KAPPA).expand_as(on_grid),
+                _bounded_log(sharpen, FREE_LOG_KAPPA),
+            ),
+            dim=-1,
+        )
+        return Conditionals(logits, centre, log_kappa)
+
+    def bend_given(self, h: Tensor, torsion: Tensor, cond: Tensors, atoms: slice) -> Conditionals:
+        """Bends given h and the torsions (batch, atoms)."""
         seen = torch.cat((h, self._torsion_features(torsion, cond, atoms)), dim=-1)
-        logits, shift, widen = self.angle(seen).chunk(3, dim=-1)
-        width = cond["angle_scale"][atoms][:, None]
-        centre = cond["angle0"][atoms][:, None] + width * (self.spread + shift)
+        logits, shift, widen = self.bend(seen).chunk(3, dim=-1)
+        width = cond["bend_scale"][atoms][:, None]
+        centre = cond["bend0"][atoms][:, None] + width * (self.spread + shift)
         return Conditionals(logits, centre, width.log() + (widen - 0.3).clamp(-5, 3))
 
     def length_given(
-        self, h: Tensor, torsion: Tensor, angle: Tensor, cond: Tensors, atoms: slice
+        self, h: Tensor, torsion: Tensor, bend: Tensor, cond: Tensors, atoms: slice
     ) -> Conditionals:
-        """Distances given h, the torsions and the angles (batch, atoms)."""
-        bend = ((angle - cond["angle0"][atoms]) / cond["angle_scale"][atoms]).clamp(-8, 8)
+        """Distances given h, the torsions and the bends (batch, atoms)."""
+        bent = ((bend - cond["bend0"][atoms]) / cond["bend_scale"][atoms]).clamp(-8, 8)
         features = self._torsion_features(torsion, cond, atoms)
-        seen = torch.cat((h, features, bend[..., None]), dim=-1)
+        seen = torch.cat((h, features, bent[..., None]), dim=-1)
         logits, shift, widen = self.length(seen).chunk(3, dim=-1)
         width = cond["length_scale"][atoms][:, None]
         centre = cond["length0"][atoms][:, None] + width * (self.spread + shift)
         return Conditionals(logits, centre, width.log() + (widen - 0.3).clamp(-5, 3))
+
+
+def _bounded_log(raw: Tensor, base: float) -> Tensor:
+    """Log-concentration: a correction to ``base``, kept where von Mises draws are exact."""
+    return (base + raw).clamp(-4.0, 11.0)
 
 
 @MODELS.register("peptide-internal")
@@ -201,8 +241,8 @@ class InternalFlow(nn.Module):
 
     Args:
         channels, num_layers, num_heads, pair_channels: sizes of the network.
-        torsion_components: von Mises components of each torsion.
-        stiff_components: normal components of each angle and distance.
+        torsion_components: free von Mises components of each torsion, besides the grid of rotors.
+        stiff_components: normal components of each bend and distance.
         centroid_scale: the centroid is N(0, centroid_scale^2 / N) per axis (nm).
     """
 
@@ -212,7 +252,7 @@ class InternalFlow(nn.Module):
         num_layers: int = 3,
         num_heads: int = 4,
         pair_channels: int = 32,
-        torsion_components: int = 8,
+        torsion_components: int = 4,
         stiff_components: int = 3,
         centroid_scale: float = 0.35,
     ):
@@ -286,9 +326,25 @@ class InternalFlow(nn.Module):
             h = block(h, *block.keys_values(h, features), pair, mask)
         return self.norm(h)
 
-    def _torsion_term(self, ic: InternalCoordinates, given: Conditionals) -> Tensor:
-        log_prob = mixture_von_mises_log_prob(ic.torsion, *given)
-        return log_prob[:, 3:].sum(-1)
+    def _torsion_term(
+        self, x: Tensor, ic: InternalCoordinates, h: Tensor, cond: Tensors
+    ) -> Tensor:
+        """Sum of the torsions' log-densities: (batch,)."""
+        index = torch.arange(x.shape[1], device=x.device)
+        total = x.new_zeros(len(x))
+        for rigid in (True, False):
+            rows = index[3:][cond["rigid"][3:] == rigid]
+            if not len(rows):
+                continue
+            steric = None
+            if not rigid:
+                p, g, s = (x[:, cond[key][rows]] for key in ("parent", "grand", "side"))
+                with full_precision(x):
+                    placed = rows[:, None] > index
+                    steric = steric_features(x, frames(p, g, s), g, cond, rows, placed)
+            given = self.heads.torsion_given(h[:, rows], steric, cond, rows)
+            total = total + mixture_von_mises_log_prob(ic.torsion[:, rows], *given).sum(-1)
+        return total
 
     def log_prob(self, x: Tensor, cond: Tensors) -> Tensor:
         """Log-density (nats) on R^{3N} of x (batch, atoms, 3) nm, one molecule: (batch,).
@@ -299,17 +355,18 @@ class InternalFlow(nn.Module):
         x = x[:, cond["order"]]
         with full_precision(x):
             ic = internal_coordinates(x, zmatrix_of(cond))
+            between = (x[:, cond["parent"]] - x[:, cond["grand"]]).norm(dim=-1).clamp_min(1e-6)
         h = self.hidden(x, ic, cond)
         every = slice(0, x.shape[1])
-        torsion = self._torsion_term(ic, self.heads.torsion_given(h, cond, every))
-        angle = mixture_normal_log_prob(
-            ic.angle, *self.heads.angle_given(h, ic.torsion, cond, every)
+        bend = mixture_normal_log_prob(
+            ic.bend, *self.heads.bend_given(h, ic.torsion, cond, every)
         )
         length = mixture_normal_log_prob(
-            ic.distance, *self.heads.length_given(h, ic.torsion, ic.angle, cond, every)
+            ic.distance, *self.heads.length_given(h, ic.torsion, ic.bend, cond, every)
         )
-        total = torsion + angle[:, 2:].sum(-1) + length[:, 1:].sum(-1)
-        return total - log_volume(ic) - LOG_HAAR + centroid
+        stiff = bend[:, 2:].sum(-1) + length[:, 1:].sum(-1)
+        total = self._torsion_term(x, ic, h, cond) + stiff
+        return total - log_volume(ic, between, cond["closing"]) - LOG_HAAR + centroid
 
     def _centroid_log_prob(self, centroid: Tensor, num_atoms: int) -> Tensor:
         variance = self.centroid_scale**2 / num_atoms
@@ -369,25 +426,35 @@ class _Placing:
         for block, cache, h in zip(self.flow.blocks, self.cache, self.inputs, strict=True):
             cache[0, :, atom], cache[1, :, atom] = block.keys_values(h, self.features[:, atom])
 
-    def _draw(self, i: int, h: Tensor, generator: Generator) -> tuple[InternalCoordinates, Tensor]:
+    def _torsion(self, i: int, h: Tensor, frame: Frames) -> Conditionals:
+        cond, rows = self.cond, torch.tensor([i], device=self.x.device)
+        steric = None
+        if not bool(cond["rigid"][i]):
+            grand = self.x[:, cond["grand"][i]][:, None]
+            placed = torch.ones(1, i, dtype=torch.bool, device=self.x.device)
+            steric = steric_features(self.x[:, :i], frame, grand, cond, rows, placed)
+        return self.flow.heads.torsion_given(h, steric, cond, rows)
+
+    def _draw(
+        self, i: int, h: Tensor, frame: Frames, generator: Generator
+    ) -> tuple[InternalCoordinates, Tensor]:
         heads, cond, atom = self.flow.heads, self.cond, slice(i, i + 1)
         log_prob = self.x.new_zeros(self.n)
-        torsion, angle = self.x.new_zeros(self.n, 1), self.x.new_full((self.n, 1), math.pi / 2)
+        torsion, bend = self.x.new_zeros(self.n, 1), self.x.new_full((self.n, 1), math.pi / 2)
         distance = self.x.new_ones(self.n, 1)
         if i > 2:
-            given = heads.torsion_given(h, cond, atom)
+            given = self._torsion(i, h, frame)
             torsion = sample_mixture_von_mises(*(p[:, 0] for p in given), generator)[:, None]
             log_prob = log_prob + mixture_von_mises_log_prob(torsion, *given)[:, 0]
         if i > 1:
-            given = heads.angle_given(h, torsion, cond, atom)
-            angle = sample_mixture_normal(*(p[:, 0] for p in given), generator)[:, None]
-            log_prob = log_prob + mixture_normal_log_prob(angle, *given)[:, 0]
+            given = heads.bend_given(h, torsion, cond, atom)
+            bend = sample_mixture_normal(*(p[:, 0] for p in given), generator)[:, None]
+            log_prob = log_prob + mixture_normal_log_prob(bend, *given)[:, 0]
         if i > 0:
-            given = heads.length_given(h, torsion, angle, cond, atom)
+            given = heads.length_given(h, torsion, bend, cond, atom)
             distance = sample_mixture_normal(*(p[:, 0] for p in given), generator)[:, None]
             log_prob = log_prob + mixture_normal_log_prob(distance, *given)[:, 0]
-        ic = InternalCoordinates(distance, angle, torsion)
-        return ic, log_prob - log_volume(ic)
+        return InternalCoordinates(distance, bend, torsion), log_prob
 
     def _frame(self, i: int) -> Frames:
         if i > 2:
@@ -401,19 +468,36 @@ class _Placing:
         parent = self.x[:, self.cond["parent"][i]]
         return Frames(parent[:, None], axes.expand(self.n, 1, 3, 3))
 
+    def _cosine(self, i: int, ic: InternalCoordinates, between: Tensor) -> Tensor:
+        """Cosine of the angle at the parent: (n, 1)."""
+        if i == 1:
+            return torch.ones_like(ic.bend)  # along the x axis, by choice of the frame
+        if bool(self.cond["closing"][i]):
+            return closing_cosine(ic.distance, ic.bend, between)
+        return torch.cos(ic.bend)
+
     def run(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Positions (n, atoms, 3) in placing order, unrotated, and log q without the centroid."""
+        """Positions (n, atoms, 3) in placing order, unrotated, and log q without the centroid.
+
+        Rings that cannot be closed give rows of NaN: draws outside of space, which no target
+        gives weight. Leaving them out would make the density of the others wrong.
+        """
+        possible = torch.ones(self.n, dtype=torch.bool, device=self.x.device)
         log_prob = self.x.new_full((self.n,), -LOG_HAAR)
+        parent, grand = self.cond["parent"], self.cond["grand"]
         for i in range(self.x.shape[1]):
             frame = self._frame(i)
-            ic, term = self._draw(i, self._hidden(i, frame), generator)
-            log_prob = log_prob + term
+            ic, term = self._draw(i, self._hidden(i, frame), frame, generator)
+            between = (self.x[:, parent[i]] - self.x[:, grand[i]]).norm(dim=-1, keepdim=True)
+            closing = self.cond["closing"][i : i + 1]
+            log_prob = log_prob + term - log_volume(ic, between.clamp_min(1e-6), closing)
             if i > 0:
-                # Atom 1 has a neutral angle of 90 degrees: turn it onto the x axis.
-                angle = ic.angle if i > 1 else torch.zeros_like(ic.angle)
-                self.x[:, i] = place(frame, ic.distance, angle, ic.torsion)[:, 0]
+                cosine = self._cosine(i, ic, between)
+                possible &= (cosine.abs() <= 1)[:, 0]
+                cosine = cosine.clamp(-1, 1)
+                self.x[:, i] = place(frame, ic.distance, cosine, ic.torsion)[:, 0]
             self._remember(i, ic)
-        return self.x, log_prob
+        return self.x.masked_fill(~possible[:, None, None], torch.nan), log_prob
 
 
 def uniform_rotations(n: int, generator: Generator, like: Tensor) -> Tensor:

@@ -35,6 +35,17 @@ def _lookup(text: str, table: list[str], what: str) -> int:
         ) from None
 
 
+def nonbonded_parameters(system: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Charge (e), sigma (nm) and epsilon (kJ/mol) of every atom of an ``openmm.System``."""
+    force = next(f for f in system.getForces() if type(f).__name__ == "NonbondedForce")
+    rows = [
+        [value / value.unit for value in force.getParticleParameters(i)]
+        for i in range(force.getNumParticles())
+    ]
+    charge, sigma, epsilon = torch.tensor(rows).unbind(-1)
+    return charge, sigma, epsilon
+
+
 def encode_internal(peptide: Any, temperature: float = 310.0) -> Tensors:
     """Conditioning tensors of one molecule, in placing order, without batch dimension.
 
@@ -44,9 +55,9 @@ def encode_internal(peptide: Any, temperature: float = 310.0) -> Tensors:
         temperature: K, for the thermal widths.
 
     Returns:
-        order, parent, grand, side, rigid, torsion0 (see ``ZMatrix``); length0, length_scale,
-        angle0, angle_scale (nm, radians); residue, previous, next, name (table numbers);
-        hops (atoms, atoms) bonds between atoms; mask (atoms,) all True.
+        order, parent, grand, side, closing, rigid, torsion0 (see ``ZMatrix``); length0,
+        length_scale, bend0, bend_scale (nm, radians); charge (e), sigma (nm), epsilon (kJ/mol);
+        residue, previous, next, name (table numbers); hops (atoms, atoms) bonds between atoms.
     """
     positions = torch.as_tensor(peptide.positions, dtype=torch.float64)
     names, bonds = list(peptide.atom_names), [tuple(b) for b in peptide.bonds]
@@ -56,23 +67,27 @@ def encode_internal(peptide: Any, temperature: float = 310.0) -> Tensors:
     number = torch.tensor([_lookup(r, RESIDUES, "residue") + 1 for r in names3])
     chain = torch.zeros(int(index.max()) + 3, dtype=torch.long)
     chain[index + 1] = number
-    length0, length_scale, angle0, angle_scale = force_field_widths(peptide.system, z, temperature)
+    length0, length_scale, bend0, bend_scale = force_field_widths(peptide.system, z, temperature)
+    charge, sigma, epsilon = nonbonded_parameters(peptide.system)
     hops = topological_distances(len(names), bonds, MAX_HOPS)
     return {
         "order": z.order,
         "parent": z.parent,
         "grand": z.grand,
         "side": z.side,
+        "closing": z.closing,
         "rigid": z.rigid,
         "torsion0": z.torsion0,
         "length0": length0,
         "length_scale": length_scale,
-        "angle0": angle0,
-        "angle_scale": angle_scale,
+        "bend0": bend0,
+        "bend_scale": bend_scale,
+        "charge": charge[z.order],
+        "sigma": sigma[z.order],
+        "epsilon": epsilon[z.order],
         "residue": number[z.order],
         "previous": chain[index][z.order],
         "next": chain[index + 2][z.order],
         "name": torch.tensor([_lookup(n, ATOM_NAMES, "atom name") for n in names])[z.order],
         "hops": hops[z.order][:, z.order],
-        "mask": torch.ones(len(names), dtype=torch.bool),
     }

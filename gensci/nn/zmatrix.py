@@ -6,7 +6,9 @@ With ``e1`` along ``p -> g`` and ``e2`` the part of ``p -> s`` at right angles t
     x_i = x_p + d (cos(theta) e1 + sin(theta) (cos(phi) e2 + sin(phi) e3)),   e3 = e1 x e2,
 
 so ``d`` is the bond length, ``theta`` the bond angle and ``phi`` the dihedral of ``i`` and ``s``
-about ``p - g``. The volume element is ``dx_i = d^2 sin(theta) dd dtheta dphi``.
+about ``p - g``. The volume element is ``dx_i = d^2 sin(theta) dd dtheta dphi``. An atom that closes
+a ring is bonded to both ``p`` and ``g``: its second coordinate is not the angle but its distance
+``d2`` from ``g``, so that both bonds are coordinates, and ``dx_i = d d2 / |p - g| dd dd2 dphi``.
 Ref: Parsons et al. 2005, doi:10.1002/jcc.20237 (placing atoms); Noe et al. 2019,
 doi:10.1126/science.aaw1147 (internal coordinates in Boltzmann generators).
 """
@@ -14,7 +16,7 @@ doi:10.1126/science.aaw1147 (internal coordinates in Boltzmann generators).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -26,13 +28,13 @@ MIN_SINE = 1e-6
 
 
 class InternalCoordinates(NamedTuple):
-    """Distances (nm), angles and torsions (radians) of shape (batch, atoms), in placing order.
+    """Distances (nm), bends and torsions of shape (batch, atoms), in placing order.
 
-    Entries that an atom of the first three does not have are filled with neutral values.
+    A bend is an angle (radians), or the second distance (nm) of an atom that closes a ring. Entries that an atom of the first three does not have are filled with neutral values.
     """
 
     distance: Tensor
-    angle: Tensor
+    bend: Tensor
     torsion: Tensor
 
 
@@ -50,6 +52,7 @@ class ZMatrix:
     Attributes:
         order: (atoms,) atom of the molecule that is placed first, second, ...
         parent, grand, side: (atoms,) the atoms p, g, s; 0 where there is none.
+        closing: (atoms,) bool, True for an atom bonded to both p and g.
         rigid: (atoms,) bool, True where the torsion has one value fixed by the bonding.
         torsion0: (atoms,) that value (radians); 0 for rotors.
     """
@@ -58,6 +61,7 @@ class ZMatrix:
     parent: Tensor
     grand: Tensor
     side: Tensor
+    closing: Tensor
     rigid: Tensor
     torsion0: Tensor
 
@@ -106,7 +110,10 @@ def placing_order(
     return order
 
 
-def _bond_in_ring(a: int, b: int, neighbours: list[list[int]]) -> bool:
+def _in_one_ring(a: int, b: int, neighbours: list[list[int]]) -> bool:
+    """Whether two atoms, bonded or with one between them, are joined by a second path."""
+    if b not in neighbours[a]:
+        return any(_in_one_ring(a, n, neighbours) for n in neighbours[a] if n in neighbours[b])
     seen, stack = {a}, [n for n in neighbours[a] if n != b]
     while stack:
         atom = stack.pop()
@@ -126,7 +133,10 @@ def _references(i: int, before: list[int], neighbours: list[list[int]]) -> tuple
         found = [n for n in neighbours[atom] if n in placed and n not in without]
         return sorted(found, key=placed.__getitem__)
 
-    parent = earlier(i)[0]
+    bonded = earlier(i)
+    parent = bonded[0]
+    if len(bonded) > 1:
+        return parent, bonded[1], (earlier(parent, bonded[1]) + earlier(bonded[1], parent))[0]
     around = earlier(parent)
     if not around:
         return parent, -1, -1
@@ -161,16 +171,24 @@ def build_zmatrix(
     order = placing_order(names, elements, neighbours, first)
     rank = {atom: k for k, atom in enumerate(order)}
     refs = [(0, 0, 0)]
-    rigid, ring = [True], [False]
+    rigid, ring, closing = [True], [False], [False]
     for k, atom in enumerate(order[1:], start=1):
         p, g, s = _references(atom, order[:k], neighbours)
         refs.append(tuple(rank.get(a, 0) for a in (p, g, s)))
-        ring.append(g >= 0 and _bond_in_ring(p, g, neighbours) and s not in neighbours[p])
-        aromatic = ring[-1] and max(len(neighbours[p]), len(neighbours[g])) <= 3
-        rigid.append(g < 0 or s < 0 or s in neighbours[p] or aromatic)
+        closing.append(k > 2 and g in neighbours[atom])
+        sibling = s in neighbours[p] and not closing[-1]
+        ring.append(g >= 0 and not sibling and _in_one_ring(p, g, neighbours))
+        flat = ring[-1] and max(len(neighbours[a]) for a in (p, g, atom)) <= 3
+        rigid.append(g < 0 or s < 0 or sibling or flat)
     parent, grand, side = torch.tensor(refs).T.contiguous()
     z = ZMatrix(
-        torch.tensor(order), parent, grand, side, torch.tensor(rigid), torch.zeros(len(names))
+        torch.tensor(order),
+        parent,
+        grand,
+        side,
+        torch.tensor(closing),
+        torch.tensor(rigid),
+        torch.zeros(len(names)),
     )
     phi = internal_coordinates(positions[None, z.order].double(), z).torsion[0]
     ideal = [
@@ -179,7 +197,7 @@ def build_zmatrix(
         else 0.0
         for k in range(len(order))
     ]
-    return ZMatrix(z.order, parent, grand, side, z.rigid, torch.tensor(ideal))
+    return replace(z, torsion0=torch.tensor(ideal))
 
 
 def _unit(v: Tensor) -> Tensor:
@@ -208,46 +226,58 @@ def internal_coordinates(x: Tensor, z: ZMatrix) -> InternalCoordinates:
     # Not from local[..., 1:]: the third atom has a parent and an angle, but no e2 and e3.
     across = delta - local[..., :1] * frame.axes[..., 0, :]
     across = across.square().sum(-1).clamp_min(1e-30).sqrt()
-    angle = torch.atan2(across, local[..., 0])
+    bend = torch.atan2(across, local[..., 0])
+    bend = torch.where(z.closing, (x - x[:, z.grand]).norm(dim=-1), bend)
     torsion = torch.atan2(local[..., 2], local[..., 1])
     index = torch.arange(x.shape[1], device=x.device)
     return InternalCoordinates(
         torch.where(index > 0, distance, torch.ones_like(distance)),
-        torch.where(index > 1, angle, torch.full_like(angle, math.pi / 2)),
+        torch.where(index > 1, bend, torch.full_like(bend, math.pi / 2)),
         torch.where(index > 2, torsion, torch.zeros_like(torsion)),
     )
 
 
-def place(frame: Frames, distance: Tensor, angle: Tensor, torsion: Tensor) -> Tensor:
-    """Position (..., 3) of an atom with these coordinates (...,) in its frame."""
-    sine = torch.sin(angle)
-    local = torch.stack(
-        (torch.cos(angle), sine * torch.cos(torsion), sine * torch.sin(torsion)), dim=-1
-    )
+def closing_cosine(distance: Tensor, second: Tensor, between: Tensor) -> Tensor:
+    """Cosine at p of the triangle with sides p-i, g-i and p-g; beyond one where none exists."""
+    return (distance.square() + between.square() - second.square()) / (2 * distance * between)
+
+
+def place(frame: Frames, distance: Tensor, cosine: Tensor, torsion: Tensor) -> Tensor:
+    """Position (..., 3) of an atom with this distance, cosine of the angle and torsion (...,)."""
+    sine = torch.sqrt(1 - cosine.square())
+    local = torch.stack((cosine, sine * torch.cos(torsion), sine * torch.sin(torsion)), dim=-1)
     return frame.origin + distance[..., None] * (local[..., None, :] @ frame.axes)[..., 0, :]
 
 
-def log_volume(ic: InternalCoordinates) -> Tensor:
+def log_volume(ic: InternalCoordinates, between: Tensor, closing: Tensor) -> Tensor:
     """Log |dx / d(internal, rotation, position of atom 0)|: (batch,).
 
     The rotation is measured by its Haar volume 8 pi^2, so a uniform rotation adds
     ``-log(8 pi^2)`` to a log-density in internal coordinates.
+
+    Args:
+        ic: internal coordinates (batch, atoms).
+        between: distances (batch, atoms) of p and g, nm; read for closing atoms only.
+        closing: (atoms,) bool.
     """
-    sine = torch.sin(ic.angle).clamp_min(MIN_SINE)
-    return (2 * ic.distance.log() + sine.log()).sum(-1)
+    sine = torch.sin(ic.bend).clamp_min(MIN_SINE)
+    angular = 2 * ic.distance.log() + sine.log()
+    closed = ic.distance.log() + ic.bend.clamp_min(MIN_SINE).log() - between.log()
+    return torch.where(closing, closed, angular).sum(-1)
 
 
 def force_field_widths(
     system: Any, z: ZMatrix, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Equilibrium bond lengths and angles with their thermal widths sqrt(kT / k).
+    """Equilibrium bond lengths and bends with their thermal widths sqrt(kT / k).
 
     Args:
         system: an ``openmm.System`` with harmonic bonds and angles.
         z: the placing tree; ``temperature`` in K.
 
     Returns:
-        length (nm), its width, angle (radians), its width: each (atoms,), in placing order.
+        length (nm), its width, bend (radians, or nm where an atom closes a ring), its width: each
+        (atoms,), in placing order.
     """
     kt = GAS_CONSTANT * temperature
     bonds, angles = {}, {}
@@ -265,6 +295,10 @@ def force_field_widths(
     rows = []
     for k, (p, g) in enumerate(zip(z.parent.tolist(), z.grand.tolist(), strict=True)):
         r0, kr = bonds[order[k], order[p]] if k > 0 else (0.15, 1e5)
-        t0, ka = angles[order[k], order[p], order[g]] if k > 1 else (2.0, 400.0)
+        t0, ka = (2.0, 400.0)
+        if z.closing[k]:
+            t0, ka = bonds[order[k], order[g]]
+        elif k > 1:
+            t0, ka = angles[order[k], order[p], order[g]]
         rows.append((r0, math.sqrt(kt / kr), t0, math.sqrt(kt / ka)))
     return tuple(torch.tensor(column) for column in zip(*rows, strict=True))

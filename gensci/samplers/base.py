@@ -47,9 +47,7 @@ class Sampler(ABC):
     shard_rows: ClassVar[int | None] = 256
 
     @abstractmethod
-    def init(
-        self, target: Density, proposal: Draws, n: int, generator: torch.Generator
-    ) -> Any:
+    def init(self, target: Density, proposal: Draws, n: int, generator: torch.Generator) -> Any:
         """Return the state before the first step of a shard of ``n`` rows."""
 
     @abstractmethod

@@ -30,9 +30,7 @@ class OneShot(Sampler):
 
     state_type: ClassVar[type] = Drawn
 
-    def init(
-        self, target: Density, proposal: Draws, n: int, generator: torch.Generator
-    ) -> Drawn:
+    def init(self, target: Density, proposal: Draws, n: int, generator: torch.Generator) -> Drawn:
         """Return ``n`` draws with every log-density that can be had."""
         log_proposal = None
         if callable(getattr(proposal.subject, "sample_and_log_prob", None)):

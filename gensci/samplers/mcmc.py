@@ -94,18 +94,14 @@ class Mcmc(Sampler):
         check_whole("num_chains", self.num_chains, 1)
         check_whole("warmup", self.warmup, 0)
         check_whole("thinning", self.thinning, 1)
-        check_move_settings(
-            self.move, self.num_leapfrog, self.target_acceptance, self.step_size
-        )
+        check_move_settings(self.move, self.num_leapfrog, self.target_acceptance, self.step_size)
 
     @property
     def kernel(self) -> Move:
         """The chosen move."""
         return MOVES.get(self.move)
 
-    def init(
-        self, target: Density, proposal: Draws, n: int, generator: torch.Generator
-    ) -> Chains:
+    def init(self, target: Density, proposal: Draws, n: int, generator: torch.Generator) -> Chains:
         """Return chains at draws of the proposal that have a density."""
         x = _starting_points(target, proposal, min(self.num_chains, n), generator)
         point = path_evaluator(target, None, 1.0, self.kernel.needs_grad)(x)

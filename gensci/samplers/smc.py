@@ -107,9 +107,7 @@ class Smc(Sampler):
         check_share("resample_threshold", self.resample_threshold, zero=True, one=True)
         RESAMPLERS.get(str(self.resampling))
         check_whole("num_moves", self.num_moves, 1)
-        check_move_settings(
-            self.move, self.num_leapfrog, self.target_acceptance, self.step_size
-        )
+        check_move_settings(self.move, self.num_leapfrog, self.target_acceptance, self.step_size)
 
     @property
     def kernel(self) -> Move:

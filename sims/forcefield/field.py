@@ -100,7 +100,8 @@ class ForceField:
             return _FusedEnergy.apply(x, self)
         if kernel is not None:
             return kernel.energy(x.detach(), self._threads())
-        return _finite_or_inf(sum(self._terms(x).values())).to(x.dtype)
+        parts = [sum(self._terms(chunk).values()) for chunk in x.split(self._rows_at_once())]
+        return _finite_or_inf(torch.cat(parts)).to(x.dtype)
 
     def energy_and_forces(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies (n,) kJ/mol and forces (n, atoms, 3) kJ/mol/nm, without an autograd graph.
@@ -112,8 +113,7 @@ class ForceField:
         kernel = self._kernel(x)
         if kernel is not None:
             return kernel.energy_and_forces(x, self._threads())
-        size = max(1, _PAIRS_AT_ONCE // self.num_atoms**2)
-        parts = [self._autograd(chunk) for chunk in x.split(size)]
+        parts = [self._autograd(chunk) for chunk in x.split(self._rows_at_once())]
         energies, forces = zip(*parts, strict=True)
         return torch.cat(energies), torch.cat(forces)
 
@@ -153,6 +153,9 @@ class ForceField:
         if x.dtype not in self._kernels:
             self._kernels[x.dtype] = native.make_kernel(self.parameters, x.dtype)
         return self._kernels[x.dtype]
+
+    def _rows_at_once(self) -> int:
+        return max(1, _PAIRS_AT_ONCE // self.num_atoms**2)
 
     def _threads(self) -> int:
         return self.num_threads or torch.get_num_threads()

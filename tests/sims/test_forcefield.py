@@ -35,7 +35,9 @@ def check_against_openmm(system, x, scale=0.0, **settings):
 @pytest.mark.parametrize("text", PEPTIDES)
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "torch"])
 def test_agrees_with_openmm(text, fused):
-    check_against_openmm(peptide_system(text)[0], conformations(text), fused=fused)
+    # The energy of a neutral, capped peptide passes through zero: single precision needs a scale.
+    scale = 100.0 if text.startswith("Ace") else 0.0
+    check_against_openmm(peptide_system(text)[0], conformations(text), scale, fused=fused)
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "torch"])
