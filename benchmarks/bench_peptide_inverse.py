@@ -44,7 +44,7 @@ def main() -> None:
         for peptide in PEPTIDES
     ]
     record = {**environment(arguments.threads), "rows": rows}
-    write_results("peptide_inverse", record)
+    write_results("bench_peptide_inverse", record)
 
 
 def measure(name: str, peptide: str, batch: int, repeats: int) -> dict[str, object]:

@@ -4,10 +4,11 @@ For every peptide: draws and energies per second, then importance sampling and p
 dynamics of OpenMM's CPU platform (1 fs steps, 1/ps friction, the same Amber14 + OBC1 and 310 K, the
 same number of threads) in turns. An effective sample is Kish's for weights. For dynamics it is one
 for every statistical inefficiency of the slowest of the sines and cosines of the backbone torsions,
-which OpenMM is too slow to show here: it is measured in 32 chains of gensci's own dynamics with
-the same settings. They miss what is slower than their length, so the number of effective samples of
-OpenMM is an upper bound. Then sequential Monte Carlo, the inverse of the TarFlow against a plain
-loop (see bench_peptide_inverse.py), and the peak memory of one command.
+which OpenMM is too slow to show here: it is measured in 32 chains of gensci's own dynamics with the
+same settings. They miss what is slower than their length, so the number of effective samples of
+OpenMM is an upper bound. Then sequential Monte Carlo (its Kish number leaves out that particles of
+one ancestor are alike), the inverse of the TarFlow against a plain loop (see
+bench_peptide_inverse.py), and the peak memory of one command.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_peptide_sampling.py [--checkpoint peptide-small]
 

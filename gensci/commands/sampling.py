@@ -40,8 +40,8 @@ def sample_system(system: str, num_samples: int = 2000, **settings: Any) -> Samp
     Args:
         system: As for the command, but no file.
         num_samples: How many.
-        **settings: `sampler`, `checkpoint`, `seed`, `device`, `sampler_settings`,
-            `system_settings` as for the command.
+        **settings: `sampler`, `checkpoint`, `seed`, `device`, `allow_extrapolation`,
+            `sampler_settings`, `system_settings` as for the command.
 
     Raises:
         GensciError: Bad input, an unusable checkpoint, or no sample with any weight.

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from gensci.core.registry import MODELS
 from gensci.nn import peptide_encoding
 from gensci.nn.inverse import make_inverse
+from gensci.nn.rotations import uniform_rotations
 from gensci.nn.transformer import LayerTerms, TransformerLayer, sinusoid
 
 ATOM_ROWS, RESIDUE_ROWS = 128, 64  # sizes of the published embedding tables, larger than needed
@@ -188,7 +189,7 @@ class TarFlowPeptide(nn.Module):
         mask = mask.unsqueeze(-1).expand(*x.shape[:2], 1)
         count = mask.sum(-2, keepdim=True)
         x = x.masked_fill(~mask, 0.0)
-        x = (x - x.sum(-2, keepdim=True) / count) @ random_rotations(len(x), x, generator)
+        x = (x - x.sum(-2, keepdim=True) / count) @ uniform_rotations(len(x), generator, x)
         shift = _normal((len(x), 1, 3), x, generator) * (self.sigma_data / count.sqrt())
         return (x + shift).masked_fill(~mask, 0.0)
 
@@ -275,20 +276,6 @@ class AutoregressiveBlock(nn.Module):
         affine = F.pad(self.leave(u[:, :-1]), (0, 0, 1, 0)).masked_fill(~mask, 0.0)
         a, b = affine.chunk(2, dim=-1)
         return (x - b) * torch.exp(-a), -a.sum((-2, -1))
-
-
-def random_rotations(n: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Proper rotation matrices (n, 3, 3), uniform over the group.
-
-    A normal vector in four dimensions is a quaternion of uniform direction.
-    """
-    w, x, y, z = F.normalize(_normal((n, 4), like, generator), dim=-1).unbind(-1)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
 def _normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

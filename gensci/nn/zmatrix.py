@@ -30,7 +30,8 @@ MIN_SINE = 1e-6
 class InternalCoordinates(NamedTuple):
     """Distances (nm), bends and torsions of shape (batch, atoms), in placing order.
 
-    A bend is an angle (radians), or the second distance (nm) of an atom that closes a ring. Entries that an atom of the first three does not have are filled with neutral values.
+    A bend is an angle (radians), or the second distance (nm) of an atom that closes a ring.
+    Entries that an atom of the first three does not have are filled with neutral values.
     """
 
     distance: Tensor

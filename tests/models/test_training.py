@@ -121,11 +121,11 @@ def test_missing_data_is_refused_with_a_remedy(tmp_path, monkeypatch, capsys):
 
 
 def test_encodings_are_kept_beside_the_data(data):
-    from gensci.data.peptides import encoded
+    from gensci.data.peptides import encoded, fingerprint
     from gensci.nn.internal import InternalFlow
 
     first = encoded("GA", data, InternalFlow.encode)
-    kept = list((data / ".encodings").glob("GA.*.safetensors"))
+    kept = list((data / ".encodings").glob(f"GA.{fingerprint(InternalFlow.encode)}.safetensors"))
     assert kept
     for name, value in load_file(kept[0]).items():
         assert torch.equal(first[name], value)

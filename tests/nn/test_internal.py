@@ -6,7 +6,9 @@ from functools import cache
 import pytest
 import torch
 
-from gensci.nn.internal import InternalFlow, uniform_rotations, zmatrix_of
+from gensci.nn.internal import InternalFlow
+from gensci.nn.internal_features import zmatrix_of
+from gensci.nn.rotations import uniform_rotations
 from gensci.nn.zmatrix import (
     Frames,
     InternalCoordinates,
