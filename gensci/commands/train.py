@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import warnings
 from pathlib import Path
 
 from gensci.core.errors import UsageError
@@ -59,7 +59,8 @@ def train(arguments: list[str]) -> int:
     from pytorch_lightning.cli import LightningCLI
 
     arguments = with_config_paths(arguments)
-    sys.argv = sys.argv[:1]  # Lightning reads the arguments given here, and warns if it sees both
+    # It also sees the process's own arguments, which a distributed strategy starts again with.
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     try:
         LightningCLI(

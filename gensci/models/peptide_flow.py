@@ -98,9 +98,8 @@ class PeptideFlow(pl.LightningModule):
         for index, group in enumerate(batch):
             nll, spread = self._terms(self.average.module, group, index)
             nll = nll / (3 * group.positions.shape[1])
-            self.log("val_nll", nll, prog_bar=True, batch_size=1)
-            self.log("val_dispersion", spread, prog_bar=True, batch_size=1)
-            self.log(f"val_dispersion/{group.name}", spread, batch_size=1)
+            self.log("val_nll", nll, prog_bar=True, batch_size=1, sync_dist=True)
+            self.log("val_dispersion", spread, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up, a constant rate and a linear decay to the last step."""

@@ -63,24 +63,24 @@ class Block(nn.Module):
         )
 
     def keys_values(self, h: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (batch, K, heads, head_dim) of atoms whose coordinates are known."""
+        """Keys and values (batch, heads, K, head_dim) of atoms whose coordinates are known."""
         kv = self.key_value(self.norm_key(h + self.see(features)))
-        key, value = kv.unflatten(-1, (2 * self.num_heads, -1)).chunk(2, dim=-2)
-        return key, value
+        kv = kv.unflatten(-1, (2 * self.num_heads, -1)).transpose(1, 2)
+        return kv[:, : self.num_heads], kv[:, self.num_heads :]
 
     def forward(
         self, h: Tensor, key: Tensor, value: Tensor, pair: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Update h (batch, Q, C) from K placed atoms; mask (Q, K) True where Q may look."""
-        q = self.query(self.norm_query(h)).unflatten(-1, (self.num_heads, -1))
-        logits = torch.einsum("bqhd,bkhd->bhqk", q, key) * self.head_dim**-0.5
+        q = self.query(self.norm_query(h)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        logits = (q * self.head_dim**-0.5) @ key.transpose(-1, -2)
         logits = logits + self.pair_bias(pair).permute(0, 3, 1, 2)
         if mask is not None:
             logits = logits.masked_fill(~mask, -1e9)
         null = self.null[None, :, None, None].expand(*logits.shape[:-1], 1)
         weight = torch.softmax(torch.cat((logits, null), -1), -1)[..., :-1]
-        seen = torch.einsum("bhqk,bkhd->bqhd", weight, value).flatten(-2)
-        looks = torch.einsum("bhqk,bqkp->bqhp", weight, pair).flatten(-2)
+        seen = (weight @ value).transpose(1, 2).flatten(-2)
+        looks = (weight.transpose(1, 2) @ pair).flatten(-2)
         h = h + self.out(torch.cat((seen, looks), -1))
         return h + self.mlp(h)
 

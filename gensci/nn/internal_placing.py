@@ -37,7 +37,7 @@ class Placing:
         self.x = weight.new_zeros(n, num_atoms, 3)
         self.features = weight.new_zeros(n, num_atoms, IC_FEATURES)
         self.cache = [
-            weight.new_zeros(2, n, num_atoms, block.num_heads, channels // block.num_heads)
+            weight.new_zeros(2, n, block.num_heads, num_atoms, channels // block.num_heads)
             for block in flow.blocks
         ]
 
@@ -50,14 +50,15 @@ class Placing:
         self.inputs = []
         for block, cache in zip(flow.blocks, self.cache, strict=True):
             self.inputs.append(h)
-            h = block(h, cache[0, :, :i], cache[1, :, :i], pair, None)
+            h = block(h, cache[0, :, :, :i], cache[1, :, :, :i], pair, None)
         return flow.norm(h)
 
     def _remember(self, i: int, ic: InternalCoordinates) -> None:
         atom = slice(i, i + 1)
         self.features[:, atom] = ic_features(ic, self.cond, atom)
         for block, cache, h in zip(self.flow.blocks, self.cache, self.inputs, strict=True):
-            cache[0, :, atom], cache[1, :, atom] = block.keys_values(h, self.features[:, atom])
+            key, value = block.keys_values(h, self.features[:, atom])
+            cache[0, :, :, atom], cache[1, :, :, atom] = key, value
 
     def _torsion(self, i: int, h: Tensor, frame: Frames) -> Conditionals:
         cond, rows = self.cond, torch.tensor([i], device=self.x.device)
