@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .zmatrix import build_zmatrix, force_field_widths, topological_distances
+from .zmatrix import build_zmatrix, force_field_widths, rigid_groups, topological_distances
 
 Tensors = dict[str, Tensor]
 
@@ -55,9 +55,10 @@ def encode_internal(peptide: Any, temperature: float = 310.0) -> Tensors:
         temperature: K, for the thermal widths.
 
     Returns:
-        order, parent, grand, side, closing, rigid, torsion0 (see ``ZMatrix``); length0,
-        length_scale, bend0, bend_scale (nm, radians); charge (e), sigma (nm), epsilon (kJ/mol);
-        residue, previous, next, name (table numbers); hops (atoms, atoms) bonds between atoms.
+        order, parent, grand, side, closing, rigid, torsion0 (see ``ZMatrix``); group (see
+        ``rigid_groups``); length0, length_scale, bend0, bend_scale (nm, radians); charge (e),
+        sigma (nm), epsilon (kJ/mol); residue, previous, next, name (table numbers); hops
+        (atoms, atoms) bonds between atoms.
     """
     positions = torch.as_tensor(peptide.positions, dtype=torch.float64)
     names, bonds = list(peptide.atom_names), [tuple(b) for b in peptide.bonds]
@@ -76,6 +77,7 @@ def encode_internal(peptide: Any, temperature: float = 310.0) -> Tensors:
         "grand": z.grand,
         "side": z.side,
         "closing": z.closing,
+        "group": rigid_groups(z),
         "rigid": z.rigid,
         "torsion0": z.torsion0,
         "length0": length0,

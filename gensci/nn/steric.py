@@ -1,9 +1,10 @@
 """What an atom would feel at each torsion it could take: features for the torsions of rotors.
 
 The candidate positions lie on a grid of torsions at the equilibrium distance and angle; at each,
-the Lennard-Jones and Coulomb energy with the atoms that are already placed is summed. A network
-that adds these to its logits need not learn what a clash is (the idea of configurational-bias Monte
-Carlo: Siepmann and Frenkel 1992, doi:10.1080/00268979200100061).
+the Lennard-Jones and Coulomb energy with the atoms that are already placed is summed, over the atom
+and those that follow it rigidly (the other methyl group of leucine, the oxygen of a peptide plane).
+A network that adds these to its logits need not learn what a clash is (the idea of
+configurational-bias Monte Carlo: Siepmann and Frenkel 1992, doi:10.1080/00268979200100061).
 """
 
 from __future__ import annotations
@@ -32,53 +33,70 @@ def torsion_grid(like: Tensor) -> Tensor:
     return (steps + 0.5) * (2 * math.pi / GRID) - math.pi
 
 
-def _squared_distances(local: Tensor, distance: Tensor, cosine: Tensor) -> Tensor:
-    """From candidates to placed atoms: local (b, R, K, 3), (b, R) -> (b, R, GRID, K)."""
-    phi = torsion_grid(local)
-    across = distance * torch.sqrt((1 - cosine.square()).clamp_min(0.0))
-    along = (distance * cosine)[..., None].expand(*across.shape, GRID)
-    candidate = torch.stack(
-        (along, across[..., None] * torch.cos(phi), across[..., None] * torch.sin(phi)), dim=-1
+def _candidates(between: Tensor, cond: Tensors, rows: Tensor, members: Tensor) -> Tensor:
+    """Where the members of each row's group would be, in the row's frame.
+
+    Args:
+        between: (batch, R) nm, from p to g.
+        cond: of the molecule; ``rows`` (R,) rotors; ``members`` (R, M) atoms.
+
+    Returns:
+        (batch, R, M, GRID, 3) nm.
+    """
+    phi = (
+        torsion_grid(between) + (cond["torsion0"][members] * (members != rows[:, None]))[..., None]
     )
-    squared = local.square().sum(-1)[..., None, :] + distance.square()[..., None, None]
-    return (squared - 2 * candidate @ local.transpose(-1, -2)).clamp_min(1e-4)
+    distance = cond["length0"][members].expand(len(between), *members.shape)
+    closed = closing_cosine(distance, cond["bend0"][members], between[..., None])
+    cosine = torch.where(cond["closing"][members], closed, torch.cos(cond["bend0"][members]))
+    cosine = cosine.clamp(-0.99, 0.99)
+    across = (distance * torch.sqrt(1 - cosine.square()))[..., None]
+    along = (distance * cosine)[..., None].expand(*distance.shape, GRID)
+    return torch.stack((along, across * torch.cos(phi), across * torch.sin(phi)), dim=-1)
+
+
+def _squared_distances(candidate: Tensor, local: Tensor) -> Tensor:
+    """Between (b, R, M, GRID, 3) and (b, R, K, 3): (b, R, M, GRID, K) nm^2."""
+    inner = candidate.flatten(2, 3) @ local.transpose(-1, -2)
+    inner = inner.unflatten(2, candidate.shape[2:4])
+    own, other = candidate.square().sum(-1)[..., None], local.square().sum(-1)[:, :, None, None]
+    return (own + other - 2 * inner).clamp_min(1e-4)
 
 
 def steric_features(
     x: Tensor, frame: Frames, grand: Tensor, cond: Tensors, rows: Tensor, placed: Tensor
 ) -> Tensor:
-    """Energies of the torsion grid of some atoms, minus sign and bounded, of order one.
+    """Energies of some rotors and of what turns with them, on the torsion grid, minus sign.
 
     Args:
         x: (batch, K, 3) nm, placed atoms in placing order.
-        frame: frames (batch, R) of the atoms in question; ``grand`` (batch, R, 3) their g.
+        frame: frames (batch, R) of the rotors; ``grand`` (batch, R, 3) their g.
         cond: of the molecule.
-        rows: (R,) the atoms in question, in placing order.
-        placed: (R, K) True where the atom of a row may see that placed atom.
+        rows: (R,) the rotors, in placing order.
+        placed: (R, K) True where a rotor may see that placed atom.
 
     Returns:
-        (batch, R, GRID, FEATURES): Lennard-Jones, the same with wider atoms, Coulomb / 10.
+        (batch, R, GRID, FEATURES), bounded: Lennard-Jones, the same with wider atoms, Coulomb / 10.
     """
     count = x.shape[1]
+    members = cond["group"][rows]
+    there, members = members >= 0, members.clamp_min(0)
     local = torch.einsum("brkc,brac->brka", x[:, None] - frame.origin[:, :, None], frame.axes)
-    distance = cond["length0"][rows].expand(x.shape[0], -1)
     between = (grand - frame.origin).norm(dim=-1).clamp_min(0.05)
-    closed = closing_cosine(distance, cond["bend0"][rows], between).clamp(-0.99, 0.99)
-    cosine = torch.where(cond["closing"][rows], closed, torch.cos(cond["bend0"][rows]))
-    squared = _squared_distances(local, distance, cosine)
-    hops = cond["hops"][rows][:, :count]
-    seen = (placed & (hops > 2)).to(x.dtype)[:, None]
-    fourth = (hops == 3)[:, None]
-    sigma = 0.5 * (cond["sigma"][rows][:, None] + cond["sigma"][:count])[:, None]
-    depth = torch.sqrt(cond["epsilon"][rows][:, None] * cond["epsilon"][:count])[:, None]
+    squared = _squared_distances(_candidates(between, cond, rows, members), local)
+    hops = cond["hops"][members][..., :count]
+    seen = (placed[:, None] & there[..., None] & (hops > 2)).to(x.dtype)[..., None, :]
+    fourth = (hops == 3)[..., None, :]
+    sigma = 0.5 * (cond["sigma"][members][..., None] + cond["sigma"][:count])[..., None, :]
+    depth = torch.sqrt(cond["epsilon"][members][..., None] * cond["epsilon"][:count])[..., None, :]
     depth = 4 * depth / KT * torch.where(fourth, ONE_FOUR_LJ, 1.0) * seen
     ratio = (sigma.square() / squared).clamp_max(4.0) ** 3
-    features = [_bounded((depth * (ratio.square() - ratio)).sum(-1))]
+    features = [_bounded((depth * (ratio.square() - ratio)).sum((2, 4)))]
     ratio = ratio.clamp_max(8.0) * UNITED**6
-    features.append(_bounded((depth * (ratio.square() - ratio)).sum(-1)))
-    charge = cond["charge"][rows][:, None, None] * cond["charge"][:count] * seen
+    features.append(_bounded((depth * (ratio.square() - ratio)).sum((2, 4))))
+    charge = cond["charge"][members][..., None, None] * cond["charge"][:count] * seen
     charge = charge * torch.where(fourth, ONE_FOUR_COULOMB, 1.0) * (COULOMB / KT / 10)
-    features.append(_bounded((charge / squared.sqrt()).sum(-1)))
+    features.append(_bounded((charge / squared.sqrt()).sum((2, 4))))
     return -torch.stack(features, dim=-1)
 
 

@@ -201,6 +201,21 @@ def build_zmatrix(
     return replace(z, torsion0=torch.tensor(ideal))
 
 
+def rigid_groups(z: ZMatrix) -> Tensor:
+    """Atoms that turn with a rotor because their torsion is fixed relative to its own.
+
+    Returns:
+        (atoms, 3) int64: the atom itself and its followers in placing order; -1 for none. Atoms
+        with a rigid torsion have themselves only.
+    """
+    group = torch.full((len(z.order), 3), -1)
+    for i in range(len(z.order)):
+        followers = z.rigid & (z.parent == z.parent[i]) & (z.grand == z.grand[i]) & (z.side == i)
+        members = [i, *followers.nonzero()[:, 0].tolist()] if i > 2 and not z.rigid[i] else [i]
+        group[i, : len(members)] = torch.tensor(members)
+    return group
+
+
 def _unit(v: Tensor) -> Tensor:
     return v / v.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
