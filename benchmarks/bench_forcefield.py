@@ -11,16 +11,13 @@ processor time of the whole process; the latter is hardly disturbed by other wor
 """
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import openmm
 import torch
+from bench_environment import environment, write_results
 
 from gensci.sims.forcefield import ForceField, kernel_status
 from gensci.sims.peptide import build_peptide
@@ -29,7 +26,6 @@ PEPTIDES = ("AA", "AAAA", "GYDPETGTWG")
 FRAMES = 512
 CONFORMATIONS = {"AA": 32768, "AAAA": 16384, "GYDPETGTWG": 2048}
 OPENMM_CALLS = {"AA": 600, "AAAA": 400, "GYDPETGTWG": 80}
-RESULTS = Path(__file__).parent / "results" / "forcefield.json"
 
 
 def make_context(system: openmm.System, threads: int) -> openmm.Context:
@@ -101,20 +97,6 @@ def summarise(
     return row
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return result.stdout.strip() or "unknown"
-
-
 def print_table(rows: list[dict[str, object]]) -> None:
     for clock in ("elapsed", "processor"):
         print(f"\nper second of {clock} time; ratio to the faster use of OpenMM, median (range)")
@@ -143,22 +125,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [bench_peptide(name, arguments.threads, arguments.repeats) for name in PEPTIDES]
-    print(f"{processor()}, {arguments.threads} thread(s); {kernel_status()}")
+    record = {**environment(arguments.threads, "openmm"), "path": kernel_status(), "results": rows}
+    print(f"{record['hardware']}, {arguments.threads} thread(s); {record['path']}")
     print_table(rows)
-    record = {
-        "hardware": processor(),
-        "threads": arguments.threads,
-        "path": kernel_status(),
-        "commit": commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "openmm": openmm.__version__,
-        },
-        "results": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    write_results("forcefield", record)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Weighted samples of excluded dipeptides against long independent simulations.
 
-    python benchmarks/bench_peptide_ensembles.py --names AA,DG,VS --reference data/reference
+    python benchmarks/bench_peptide_ensembles.py --names AA,DG,VS
     python benchmarks/bench_peptide_ensembles.py --summarise data/reference   # renew references
 
 The claim: on peptides that the flow never saw, the reweighted mean energy and the psi/phi histogram
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -77,14 +78,14 @@ def compare(name: str, checkpoint: str, n: int, seed: int, folder: Path) -> dict
     from openmm.app import PDBFile
 
     from gensci.models.proposal import load_proposal
-    from gensci.samplers import SAMPLERS
+    from gensci.samplers import make_sampler
     from gensci.systems.peptide import PeptideSystem
 
     system = PeptideSystem.from_text(name)
     target = system.target("cpu", torch.float32)
     proposal = load_proposal(checkpoint, system.peptide, "cpu")
     start = time.perf_counter()
-    samples = SAMPLERS.get("importance")().run(target, proposal, n, seed=seed, shard_size=2000)
+    samples = make_sampler("importance").run(target, proposal, n, seed=seed, shard_size=2000)
     seconds = time.perf_counter() - start
     topology = folder / f"{name}.pdb"
     with open(topology, "w") as file:
@@ -103,7 +104,7 @@ def compare(name: str, checkpoint: str, n: int, seed: int, folder: Path) -> dict
         "name": name,
         "samples": n,
         "seconds": seconds,
-        "ess": samples.ess / n,
+        "ess": samples.meta["verdict"]["ess_fraction"],
         "khat": samples.meta["verdict"]["khat"],
         "energy": estimate.mean[0],
         "energy_error": estimate.error[0],
@@ -154,8 +155,6 @@ def main() -> None:
     names = arguments.names.split(",")
     if arguments.names == "all":
         names = sorted(path.stem for path in REFERENCES.glob("*.json"))
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for name in names:

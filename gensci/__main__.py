@@ -73,8 +73,8 @@ def run_command(name: str, arguments: list[str]) -> int:
     key = name.lower().replace("_", "-")
     if key not in COMMANDS:
         close = difflib.get_close_matches(key, COMMANDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return fail(f"no command {name!r}{hint} Commands: {', '.join(COMMANDS)}", 2)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return fail(f"no command {name!r}; {hint}choose from: {', '.join(COMMANDS)}", 2)
     function = load(COMMANDS[key][0])
     if key in RAW_ARGUMENTS:
         return int(function(arguments) or 0)

@@ -57,6 +57,15 @@ def test_samples_of_a_toy_are_right_and_complete(tmp_path, capsys):
     assert "run.json samples.npz" in shown
 
 
+def test_an_error_that_is_not_known_is_not_told_as_zero(capsys):
+    assert main([*TOY, "--num-samples", "1", "--out", "one"]) == 0
+    assert "+- an unknown error" in capsys.readouterr().out
+    assert main([*TOY, "--num-samples", "50", "--sampler", "direct", "--out", "d"]) == 0
+    shown = capsys.readouterr().out
+    assert "effective sample size" not in shown
+    assert "not corrected" in shown
+
+
 def test_the_default_seed_varies_and_the_recorded_one_reproduces(tmp_path):
     small = ["sample", "--system", "toy:gaussian", "--num-samples", "50"]
     for name in ("a", "b"):

@@ -144,6 +144,9 @@ def test_sampling_a_peptide_imports_no_training_package(checkpoint, work):
         (["--system.temperature", "warm"], "temperature"),
         (["--system.temprature", "300"], "did you mean 'temperature'"),
         (["--system.implicit_solvent", "oil"], "oil"),
+        (["--system.implicit_solvent", "gbn2"], "the GBn2 model"),
+        (["--system.cutoff", "0"], "cutoff is 0.0 nm"),
+        (["--system.cutoff", "-1"], "cutoff is -1.0 nm"),
     ],
 )
 def test_bad_settings_of_a_peptide_are_refused(checkpoint, work, capsys, setting, part):
@@ -170,6 +173,32 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, work, capsys, tmp_path_fact
     status, line = refused(capsys, command(folder), work)
     assert status == 1
     assert "model.safetensors" in line
+
+
+def test_the_target_takes_the_centroid_of_the_flow(tmp_path_factory, work):
+    from gensci.nn.internal import InternalFlow
+    from gensci.systems.peptide import PeptideSystem
+
+    torch.manual_seed(0)
+    small = {"channels": 16, "num_layers": 1, "num_heads": 2, "pair_channels": 4}
+    network = InternalFlow(**small, centroid_scale=0.2)
+    config = {"class": "peptide-internal", "settings": network.settings}
+    folder = save_checkpoint(
+        tmp_path_factory.mktemp("narrow") / "narrow", network.state_dict(), config
+    )
+    assert main(command(folder, "--out", "run")) == 0
+    run = json.loads((work / "run" / "run.json").read_text())
+    assert run["settings"]["system.centroid_scale"] == 0.2
+    arrays = np.load(work / "run" / "samples.npz")
+    x = torch.from_numpy(arrays["positions"]).double()
+    energy = PeptideSystem.from_text("AA").target().energy({"positions": x})
+    centroid = arrays["log_target"] + energy.numpy() / (8.31446261815324e-3 * 310.0)
+    normal = torch.distributions.Normal(0.0, 0.2 / x.shape[1] ** 0.5)
+    expected = normal.log_prob(x.mean(1)).sum(-1).numpy()
+    # beside a larger energy single precision keeps no digit of the centroid
+    tame = arrays["log_target"] > -1e5
+    assert tame.sum() > 10
+    assert np.allclose(centroid[tame], expected[tame], atol=0.05)
 
 
 def test_settings_of_the_system_reach_the_target(checkpoint, work):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,6 +83,8 @@ def _prepare_peptide(
     chosen = peptide_settings(settings)
     system = PeptideSystem.from_text(choice.text, **chosen)
     proposal = load_proposal(checkpoint, system.peptide, device, torch.float32)
+    # The target's centroid is a matter of convention; another one than the flow's wastes weight.
+    system = replace(system, centroid_scale=proposal.centroid_scale)
     facts = {
         **{f"system.{name}": value for name, value in chosen.items()},
         "system.centroid_scale": system.centroid_scale,

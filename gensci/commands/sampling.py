@@ -62,10 +62,14 @@ def summary(samples: SampleSet, path: Path) -> list[str]:
     kept = f"kept {meta['kept']} of {meta['requested']} samples"
     reasons = ", ".join(f"{reason} ({count})" for reason, count in meta["rejected"].items())
     numbers = f"effective sample size {verdict['ess']:.1f} ({verdict['ess_fraction']:.1%})"
+    if meta["sampler"] == "direct":
+        numbers = "equally weighted, not corrected by the target"
     if verdict.get("khat") is not None:
         numbers += f", k-hat {verdict['khat']:.2f}"
     if verdict.get("log_z") is not None:
-        numbers += f", log Z {verdict['log_z']:.3f} +- {verdict['log_z_error'] or 0.0:.3f}"
+        error = verdict["log_z_error"]  # None where it is not finite
+        spread = "an unknown error" if error is None else f"{error:.3f}"
+        numbers += f", log Z {verdict['log_z']:.3f} +- {spread}"
     return [
         f"  {kept}" + (f"; left out: {reasons}" if reasons else ""),
         f"  {numbers}",

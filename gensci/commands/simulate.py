@@ -138,6 +138,8 @@ def read_excluded(exclude: str | None) -> frozenset[str]:
     """
     if exclude is None:
         return frozenset()
+    if not exclude.lower().endswith(".json") and Path(exclude).is_file():
+        raise UsageError(f"--exclude {exclude} is a file but no .json", 'e.g. {"test": ["AA"]}')
     if not exclude.lower().endswith(".json"):
         return frozenset(_canonical(text) for text in exclude.split(","))
     try:

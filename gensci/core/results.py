@@ -74,7 +74,12 @@ class SampleSet:
         return kish_ess(self.log_weight)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the weighted mean of ``values`` (n, ...) over the rows."""
+        """Return the weighted mean of ``values`` (n, ...) over the rows; float64 of whole numbers.
+
+        Args:
+            values: any quantity of each row; booleans give the weight of the rows that are True.
+        """
+        values = values if values.is_floating_point() else values.double()
         weight = self.weight.to(device=values.device, dtype=values.dtype)
         return torch.tensordot(weight, values, dims=([0], [0]))
 

@@ -97,7 +97,10 @@ def log_z(log_weight: torch.Tensor, n: int | None = None) -> LogZ:
         n: the number of draws, where rows of zero weight were dropped; default m.
 
     Returns:
-        ``(-inf, inf)`` when every weight is zero.
+        ``(-inf, inf)`` when every weight is zero. A single draw has the error ``inf``: it says
+        nothing of its spread.
+
+    Reference: Owen (2013), Monte Carlo theory, methods and examples, chapter 2 (delta method).
     """
     log_weight = clean(log_weight)
     n = n or log_weight.numel()
@@ -105,7 +108,7 @@ def log_z(log_weight: torch.Tensor, n: int | None = None) -> LogZ:
         return LogZ(-math.inf, math.inf)
     value = torch.logsumexp(log_weight, dim=0).item() - math.log(n)
     # With m of n rows kept, the dropped zeros are part of the mean: sum w^2 / (sum w)^2 = 1 / ESS.
-    relative_variance = (n / kish_ess(log_weight).count - 1.0) / max(n - 1, 1)
+    relative_variance = (n / kish_ess(log_weight).count - 1.0) / (n - 1) if n > 1 else math.inf
     return LogZ(value, math.sqrt(max(relative_variance, 0.0)))
 
 
@@ -188,7 +191,8 @@ def truncate(log_weight: torch.Tensor, fraction: float) -> tuple[torch.Tensor, T
         The new log-weights and the record of what was done.
 
     Raises:
-        UsageError: ``fraction`` is not between 0 and 1.
+        UsageError: ``fraction`` is not between 0 and 1, or so large that only rows of zero weight
+            would set the limit.
     """
     if not 0.0 <= fraction < 1.0:
         raise UsageError(f"truncate={fraction} is not a share", "give 0 <= truncate < 1")
@@ -197,6 +201,10 @@ def truncate(log_weight: torch.Tensor, fraction: float) -> tuple[torch.Tensor, T
     if count == 0:
         return raw, Truncation(fraction, 0, math.inf, 0.0)
     limit = torch.sort(raw, descending=True).values[count]
+    if limit == -math.inf:
+        alive = int((raw > limit).sum())
+        problem = f"truncate={fraction} lowers {count} weights, but only {alive} are above zero"
+        raise UsageError(problem, "give a smaller share, or draw more samples")
     lowered = torch.minimum(raw, limit)
     kept = (torch.logsumexp(lowered, 0) - torch.logsumexp(raw, 0)).exp().item()
     changed = int((raw > limit).sum())

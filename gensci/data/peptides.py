@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -99,7 +100,7 @@ def encoded(name: str, root: Path, encoder: Encoder) -> Tensors:
         return load_file(path)
     cond = encoder(PeptideSystem.from_text(name).peptide)
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # several ranks may be at it
     save_file({key: value.contiguous() for key, value in cond.items()}, part)
     part.rename(path)
     return cond

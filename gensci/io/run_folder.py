@@ -131,7 +131,7 @@ def _parse_record(path: Path, command: str) -> dict[str, Any]:
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         found, version = record["command"], record["format"]
-        complete = {"settings", "seed", "outcome"} <= record.keys()
+        complete = {"seed", "outcome"} <= record.keys() and isinstance(record["settings"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         complete, found, version = False, "", FORMAT
     if not complete:

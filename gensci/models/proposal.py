@@ -37,6 +37,12 @@ class FlowProposal:
         self.network, self.cond, self.chunk = network.eval().requires_grad_(False), cond, chunk
         self.checkpoint_hash, self.trained_range = checkpoint_hash, trained_range
 
+    @property
+    def centroid_scale(self) -> float:
+        """nm; centroids of the training data were drawn from N(0, centroid_scale^2 I / atoms)."""
+        own = getattr(self.network, "centroid_scale", None)
+        return float(self.network.sigma_data if own is None else own)
+
     def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
         """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass."""
         sizes = [self.chunk] * (n // self.chunk) + [n % self.chunk] * (n % self.chunk > 0)

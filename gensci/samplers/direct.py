@@ -11,6 +11,7 @@ import torch
 from gensci.core.protocols import Tensors
 from gensci.core.registry import SAMPLERS
 from gensci.core.results import SampleSet, finite_rows
+from gensci.core.weights import kish_ess
 from gensci.samplers.base import Info, Sampler
 from gensci.samplers.evaluate import Density, Draws, num_rows
 from gensci.samplers.verdict import drop_rejected, require_weight, verdict
@@ -75,4 +76,8 @@ class Direct(OneShot):
         report = verdict(ess=float(len(kept)), ess_fraction=len(kept) / len(joined), advice=advice)
         if kept.log_target is not None:
             report["zero_target_density"] = int((~torch.isfinite(kept.log_target)).sum())
+        if kept.log_target is not None and kept.log_proposal is not None:
+            weighed = kish_ess(kept.log_target - kept.log_proposal, len(joined))
+            report["ess_if_weighted"] = weighed.count
+            report["advice"] += f" (they would count for {weighed.count:.0f})"
         return kept.with_meta(rejected=rejected, verdict=report)

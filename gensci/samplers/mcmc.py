@@ -64,6 +64,8 @@ class Mcmc(Sampler):
 
     Chains do not cross barriers that their kernel cannot cross: what they find depends on where the
     proposal starts them. Step size and scale are adapted during the warm-up and fixed after it.
+    R-hat and the effective size of the verdict are those of the log-density; slower quantities have
+    fewer effective samples.
 
     Attributes:
         move: random_walk, mala or hmc.

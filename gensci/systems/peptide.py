@@ -120,13 +120,16 @@ class PeptideSystem:
             **build: Settings of ``gensci.sims.peptide.build_peptide``.
 
         Raises:
-            SystemTextError: The text does not spell a peptide, or it cannot be built.
+            SystemTextError: The text does not spell a peptide, it cannot be built, or the force
+                field has terms that the batched energies lack (an implicit solvent but OBC).
         """
         try:
             peptide = build_peptide(text, **build)
+            system = cls(peptide.name, peptide, temperature)
+            _ = system.force_field  # read here, so that what it lacks is a usage error too
         except ValueError as error:
             raise SystemTextError(str(error)) from error
-        return cls(peptide.name, peptide, temperature)
+        return system
 
     @property
     def topology(self) -> app.Topology:

@@ -71,9 +71,8 @@ class SimulationSettings:
                 raise UsageError(f"--{name.replace('_', '-')} is not positive", "give more than 0")
         for name in ("ladders", "num_temperatures", "frames_per_shard"):
             if getattr(self, name) < 1:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}", "give >= 1"
-                )
+                option = name.removeprefix("num_").replace("_", "-")
+                raise UsageError(f"--{option} is {getattr(self, name)}", "give >= 1")
         for name in ("friction", "equilibration"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}", "give 0 or more")

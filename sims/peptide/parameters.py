@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,14 @@ def create_system(
     """OpenMM system without constraints and without centre-of-mass remover.
 
     Raises:
-        PeptideBuildError: Unknown solvent or force-field file, or residues without parameters.
+        PeptideBuildError: Unknown solvent or force-field file, residues without parameters, or a
+            cutoff that is no positive length.
     """
     from openmm import app, unit
 
+    # OpenMM takes a negative cutoff and then leaves out every pair.
+    if cutoff is not None and not 0 < cutoff < math.inf:
+        raise PeptideBuildError(f"cutoff is {cutoff} nm: give a positive length, or None for none")
     files = system_files(forcefield, implicit_solvent)
     field = zwitterion_field(topology, files) or _force_field(files)
     method = app.NoCutoff if cutoff is None else app.CutoffNonPeriodic

@@ -243,6 +243,8 @@ def test_all_dipeptides_without_the_excluded_ones(tmp_path):
         (["--system=AA", "--length=-1ps"], "--length"),
         (["--system=AA", "--length=0.1ps"], "do not nest"),
         (["--system=AA", "--ladders=0"], "--ladders"),
+        (["--system=AA", "--temperatures=0"], "--temperatures is 0"),
+        (["--system=AA", f"--exclude={__file__}"], "no .json"),
         (["--system=AA", "--hottest=200"], "rising"),
         (["--system=AA", "--masses=light"], "physical, hmr, uniform"),
         (["--system=AA", "--part=3/2"], "--part"),

@@ -70,6 +70,8 @@ def test_rows_that_do_not_match_are_refused():
 def test_weighted_mean_and_selection():
     samples = SampleSet({"x": torch.eye(3)}, torch.tensor([0.1, 0.7, 0.2]).log())
     assert torch.allclose(samples.mean(samples.x["x"]), torch.tensor([0.1, 0.7, 0.2]))
+    assert samples.mean(samples.x["x"][:, 1] > 0).item() == pytest.approx(0.7)
+    assert samples.mean(torch.tensor([10, 0, 5])).item() == pytest.approx(2.0)
     chosen = samples.select(torch.tensor([True, False, True]))
     assert torch.equal(chosen.x["x"], torch.eye(3)[[0, 2]])
     assert chosen.log_weight.exp().tolist() == pytest.approx([0.1, 0.2])

@@ -58,7 +58,7 @@ def test_log_z_does_not_depend_on_whether_zero_rows_are_present():
     log_weight = torch.tensor([0.3, -1.0, 2.0, -math.inf, -math.inf])
     assert log_z(log_weight) == pytest.approx(log_z(log_weight[:3], n=5))
     assert log_z(torch.full((4,), -math.inf)) == (-math.inf, math.inf)
-    assert log_z(torch.tensor([1.5])) == (1.5, 0.0)
+    assert log_z(torch.tensor([1.5])) == (1.5, math.inf)  # one draw tells no spread
 
 
 @given(st.lists(st.floats(-600, 600), min_size=1, max_size=30))
@@ -135,3 +135,6 @@ def test_truncation_lowers_the_largest_and_says_so():
     assert torch.equal(truncate(raw, 0.0)[0], raw)
     with pytest.raises(UsageError, match="truncate="):
         truncate(raw, 1.0)
+    mostly_dead = torch.where(raw < 8, -math.inf, raw)
+    with pytest.raises(UsageError, match="only 2 are above zero"):
+        truncate(mostly_dead, 0.3)

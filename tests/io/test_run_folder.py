@@ -137,7 +137,14 @@ def test_foreign_folders_and_files_are_refused_untouched(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"command": "sample", "format": 1}'])
+WRONG_SETTINGS = json.dumps(
+    {"command": "sample", "format": 1, "settings": [], "seed": 1, "outcome": "complete"}
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"command": "sample", "format": 1}', WRONG_SETTINGS]
+)
 def test_a_strange_run_json_is_refused(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(RunFolderError, match="not a record of gensci"):

@@ -170,15 +170,6 @@ def test_gradient_of_the_density_is_finite_and_right():
     torch.testing.assert_close((gradient * direction).sum()[None], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_uniform_rotations_have_haar_moments():
-    like = torch.zeros(1, dtype=torch.float64)
-    r = uniform_rotations(20000, torch.Generator().manual_seed(0), like)
-    torch.testing.assert_close(r @ r.transpose(1, 2), torch.eye(3).double().expand_as(r))
-    torch.testing.assert_close(torch.linalg.det(r), torch.ones(20000).double())
-    assert r.mean(0).abs().max() < 0.02
-    assert (r.square().mean(0) - 1 / 3).abs().max() < 0.02
-
-
 def test_unknown_atoms_are_refused_by_name():
     peptide = molecule("AA")
 

@@ -141,6 +141,9 @@ def test_values_that_are_not_finite_are_zero_density(case):
     assert len(samples) + sum(samples.meta["rejected"].values()) == 1000
     if case.sampler == "direct":
         assert verdict["zero_target_density"] == (x < 0).sum()
+        weighted = make_sampler("importance").run(HalfSpace(), proposal, 1000, seed=2)
+        # other draws, because streams bear the name of the sampler
+        assert verdict["ess_if_weighted"] == pytest.approx(weighted.ess.count, rel=0.1)
         return
     assert (x >= 0).all()
     mean = math.sqrt(2 / math.pi)
