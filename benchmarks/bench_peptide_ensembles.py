@@ -23,24 +23,14 @@ from bench_environment import environment, write_results
 
 from gensci.metrics.ensembles import (
     Estimate,
-    backbone_torsions,
     block_estimate,
-    one_hot,
-    torus_cells,
+    dipeptide_observables,
     total_variation,
     weighted_estimate,
     z_scores,
 )
 
-BINS = 6
 REFERENCES = Path(__file__).parent / "references"
-
-
-def observables(topology: Path, positions: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """Energy (kJ/mol) and indicators of the 36 psi/phi cells: (n, 1 + 36)."""
-    torsions = backbone_torsions(topology, positions)
-    cell = torus_cells([torsions["psi1"], torsions["phi2"]], BINS)
-    return np.column_stack([energy, one_hot(cell, BINS**2)])
 
 
 def summarise(folder: Path) -> dict:
@@ -55,14 +45,14 @@ def summarise(folder: Path) -> dict:
         raise SystemExit(f"{folder}: frames were dropped, so ladders cannot be told apart")
     # Frames come snapshot by snapshot, one of each ladder.
     block = np.arange(len(energy)) % run["settings"]["ladders"]
-    values = observables(folder / "topology.pdb", positions, energy)
+    values = dipeptide_observables(folder / "topology.pdb", positions, energy)
     estimate = block_estimate(values, block)
     return {
         "system": run["settings"]["system"],
         "recipe": {"command": "gensci simulate", "seed": run["seed"], **run["settings"]},
         "frames": len(energy),
         "round_trips": run["round_trips"],
-        "observables": f"energy kJ/mol, then {BINS}x{BINS} cells of (psi1, phi2) from -pi",
+        "observables": "energy kJ/mol, then 6x6 cells of (psi1, phi2) from -pi",
         "mean": estimate.mean.tolist(),
         "error": estimate.error.tolist(),
     }
@@ -92,7 +82,7 @@ def compare(name: str, checkpoint: str, n: int, seed: int, folder: Path) -> dict
         PDBFile.writeFile(system.peptide.topology, 10 * system.peptide.positions, file)
     positions = samples.x["positions"]
     energy = system.force_field.energy(positions).double().numpy()
-    values = observables(topology, positions.numpy(), energy)
+    values = dipeptide_observables(topology, positions.numpy(), energy)
     estimate = weighted_estimate(values, samples.log_weight.double().numpy())
     unweighted = weighted_estimate(values, np.zeros(len(values)))
     reference = read_reference(name)

@@ -29,8 +29,15 @@ def named_peptide(sequence):
 
 def shared_fixture(name):
     """Path of a fixture in `shared/`, or a skip that says why."""
-    root = Path(os.environ.get("GENSCI_SHARED", Path(__file__).parents[2] / "shared"))
-    path = root / "fixtures" / name
+    path = shared_root() / "fixtures" / name
     if not path.is_file():
         pytest.skip(f"{path} is absent: the fixtures of ../shared do not come with a clone")
     return path
+
+
+def shared_root():
+    """The folder `shared/`, or a skip that says why."""
+    root = Path(os.environ.get("GENSCI_SHARED", Path(__file__).parents[2] / "shared"))
+    if not root.is_dir():
+        pytest.skip(f"{root} is absent: ../shared does not come with a clone")
+    return root

@@ -65,7 +65,7 @@ def next_temperature(
     Returns:
         A value in (temperature, 1]; exactly 1.0 when the rest of the way costs no more.
 
-    Reference: Zhou, Johansen and Aston (2016), arXiv:1303.3123, section 3.3.2.
+    Reference: Zhou, Johansen and Aston (2016), arXiv:1303.3123.
     """
     live = torch.isfinite(log_ratio) & torch.isfinite(log_weight)
     if not live.any():

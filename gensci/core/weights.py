@@ -100,7 +100,7 @@ def log_z(log_weight: torch.Tensor, n: int | None = None) -> LogZ:
         ``(-inf, inf)`` when every weight is zero. A single draw has the error ``inf``: it says
         nothing of its spread.
 
-    Reference: Owen (2013), Monte Carlo theory, methods and examples, chapter 2 (delta method).
+    Reference: Owen (2013), Monte Carlo theory, methods and examples, chapter 9.
     """
     log_weight = clean(log_weight)
     n = n or log_weight.numel()

@@ -47,6 +47,11 @@ class Group:
     reduced_energy: Tensor
     cond: Tensors
 
+    def energy(self, positions: Tensor) -> Tensor:
+        """U / kT of conformations (n, atoms, 3) nm at 310 K: (n,); not finite where they clash."""
+        target = molecule(self.name).target(positions.device, positions.dtype)
+        return target.energy({"positions": positions}) / target.kt
+
     def rows(self, rows: Tensor | slice) -> Group:
         """Some of the frames."""
         return Group(self.name, self.positions[rows], self.reduced_energy[rows], self.cond)
@@ -55,6 +60,12 @@ class Group:
         """All tensors on a device."""
         cond = {key: value.to(device) for key, value in self.cond.items()}
         return Group(self.name, self.positions.to(device), self.reduced_energy.to(device), cond)
+
+
+@cache
+def molecule(name: str) -> PeptideSystem:
+    """The system of a peptide; building takes part of a second, so it is kept."""
+    return PeptideSystem.from_text(name)
 
 
 def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -85,7 +96,7 @@ def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor]
 @cache
 def fingerprint(encoder: Encoder) -> str:
     """Changes whenever an encoder gives other tensors, as far as a telling peptide shows it."""
-    cond = encoder(PeptideSystem.from_text("PW").peptide)
+    cond = encoder(molecule("PW").peptide)
     digest = hashlib.sha256()
     for name, value in sorted(cond.items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
@@ -98,7 +109,7 @@ def encoded(name: str, root: Path, encoder: Encoder) -> Tensors:
     path = root / ".encodings" / f"{name}.{fingerprint(encoder)}.safetensors"
     if path.exists():
         return load_file(path)
-    cond = encoder(PeptideSystem.from_text(name).peptide)
+    cond = encoder(molecule(name).peptide)
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")  # several ranks may be at it
     save_file({key: value.contiguous() for key, value in cond.items()}, part)
@@ -197,6 +208,7 @@ class PeptideData(pl.LightningDataModule):
         h = self.hparams
         train = self._groups(Path(h.root))
         self._refuse_excluded(train)
+        self.names = [group.name for group in train]
         if h.validation_root is None:
             tail = [max(1, len(g.positions) // 10) for g in train]
             pairs = list(zip(train, tail, strict=True))

@@ -59,6 +59,20 @@ def one_hot(cell: Array, count: int) -> Array:
     return (cell[:, None] == np.arange(count)).astype(np.float64)
 
 
+def dipeptide_observables(topology: Path, positions: Array, energy: Array, bins: int = 6) -> Array:
+    """Energy and indicators of the cells of (psi1, phi2): (n, 1 + bins^2).
+
+    Args:
+        topology: PDB file of a peptide with two residues.
+        positions: (n, atoms, 3) nm.
+        energy: (n,), of any unit.
+        bins: in each angle, from -pi.
+    """
+    torsions = backbone_torsions(topology, positions)
+    cell = torus_cells([torsions["psi1"], torsions["phi2"]], bins)
+    return np.column_stack([energy, one_hot(cell, bins**2)])
+
+
 def weighted_estimate(values: Array, log_weight: Array) -> Estimate:
     """Self-normalised averages of values (n, k) under log-weights (n,).
 

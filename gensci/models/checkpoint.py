@@ -131,7 +131,7 @@ def load_network(source: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         network = MODELS.get(config["class"])(**config["settings"])
         network.load_state_dict(state)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{source}: weights and settings disagree: {line}", remedy) from error
     return network.eval(), meta
@@ -211,12 +211,20 @@ def _read_description(path: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(description, dict) or not isinstance(description.get(key), kind):
             raise CheckpointError(f"{path} lacks a proper {key!r}", remedy)
+    trained = description["meta"].get("trained_residues")
+    if trained is not None and not _is_range(trained):
+        raise CheckpointError(f"{path} lacks a proper 'trained_residues'", remedy)
     if description.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {description.get('format')!r}, this gensci reads {FORMAT}",
             "install a matching version of gensci",
         )
     return description
+
+
+def _is_range(value: Any) -> bool:
+    """Whether this is a list of two whole numbers, fewest and most."""
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
 
 
 def _check_shapes(path: Path, state: dict[str, Tensor], shapes: dict[str, list[int]]) -> None:

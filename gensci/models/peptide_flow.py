@@ -30,6 +30,8 @@ class PeptideFlow(pl.LightningModule):
             log q + U / kT, which the Boltzmann density makes zero. Energies are labels without
             noise, so this sharpens a flow that is already near. Ref: arXiv 2602.03729 (2026,
             log-dispersion regularisation); Richter et al. 2020, arXiv 2010.10436 (VarGrad).
+        own_samples: draws of the flow itself that join the dispersion for each group, with energies
+            from the group's ``energy``; they find where the flow is dense and the target is not.
         dispersion_clip: residuals further than this from their median (nats) count linearly.
         warmup_steps: over which the rate rises; it is constant after that.
         decay_steps: last steps of training, over which the rate falls to zero. Ref: Hu et al.
@@ -48,6 +50,7 @@ class PeptideFlow(pl.LightningModule):
         decay_steps: int = 2000,
         ema_decay: float = 0.999,
         dispersion: float = 0.0,
+        own_samples: int = 0,
         dispersion_clip: float = 10.0,
         seed: int = 0,
     ):
@@ -65,11 +68,32 @@ class PeptideFlow(pl.LightningModule):
         generator = stream(self.hparams.seed, "augment", self.global_step, index)
         return self.network.augment(positions.cpu(), generator).to(positions.device)
 
-    def _terms(self, network: nn.Module, group: Any, index: int) -> tuple[Tensor, Tensor]:
-        """Mean of -log q and dispersion of the log-weights of one group (nats): two scalars."""
-        log_q = network.log_prob(self._augment(group.positions, index), group.cond)
-        residual = log_q + group.reduced_energy
-        return -log_q.mean(), dispersion(residual, self.hparams.dispersion_clip)
+    def _residual(self, network: nn.Module, x: Tensor, energy: Tensor, cond: Any) -> Any:
+        """Log q (frames,) and log q + U / kT without the part of the centroid (frames,)."""
+        log_q = network.log_prob(x, cond)
+        variance = network.centroid_scale**2 / x.shape[1]
+        return log_q, log_q + energy + 0.5 * x.mean(1).square().sum(-1) / variance
+
+    def _terms(self, network: nn.Module, group: Any, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean of -log q, dispersion of the log-weights and their median (nats): scalars."""
+        x = self._augment(group.positions, index)
+        log_q, residual = self._residual(network, x, group.reduced_energy, group.cond)
+        spread = dispersion(residual, self.hparams.dispersion_clip)
+        return -log_q.mean(), spread, residual.detach().median()
+
+    def _own_dispersion(self, group: Any, level: Tensor, index: int) -> Tensor:
+        """The same dispersion about ``level`` on the flow's own draws: where it is too generous."""
+        names = ("own", self.global_step, self.global_rank, index)
+        generator = stream(self.hparams.seed, *names, device=level.device)
+        with torch.autocast(level.device.type, enabled=False):  # positions need all their digits
+            x, _ = self.network.sample_and_log_prob(self.hparams.own_samples, group.cond, generator)
+            x = self._augment(x - x.mean(1, keepdim=True), len(names) + index)
+            energy = group.energy(x)
+        usable = energy.isfinite() & x.isfinite().all(-1).all(-1)
+        if not usable.any():
+            return level.new_zeros(())
+        _, residual = self._residual(self.network, x[usable], energy[usable], group.cond)
+        return clipped_square(residual - level, self.hparams.dispersion_clip).mean()
 
     def on_train_epoch_start(self) -> None:
         """Tell the data which epoch it is, so that no two epochs draw the same batches."""
@@ -79,15 +103,19 @@ class PeptideFlow(pl.LightningModule):
 
     def training_step(self, batch: list[Any], batch_idx: int) -> Tensor:
         """One step of maximum likelihood, with the dispersion of the log-weights where asked."""
-        losses = []
+        rows = []
         for index, group in enumerate(batch):
-            nll, spread = self._terms(self.network, group, index)
+            nll, spread, level = self._terms(self.network, group, index)
+            own = spread.new_zeros(())
+            if self.hparams.own_samples:
+                own = self._own_dispersion(group, level, index)
+            loss = nll + self.hparams.dispersion * (spread + own)
             coordinates = 3 * group.positions.shape[1]
-            losses.append(torch.stack((nll / coordinates, spread / coordinates, spread)))
-        nll, scaled, spread = torch.stack(losses).mean(0)
-        self.log("train_nll", nll, prog_bar=True, batch_size=len(batch))
-        self.log("train_dispersion", spread, prog_bar=True, batch_size=len(batch))
-        return nll + self.hparams.dispersion * scaled
+            rows.append(torch.stack((loss / coordinates, nll / coordinates, spread, own)))
+        loss, *parts = torch.stack(rows).mean(0)
+        for name, value in zip(("nll", "dispersion", "own_dispersion"), parts, strict=True):
+            self.log(f"train_{name}", value, prog_bar=True, batch_size=len(batch))
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the averaged weights."""
@@ -96,7 +124,7 @@ class PeptideFlow(pl.LightningModule):
     def validation_step(self, batch: list[Any], batch_idx: int) -> None:
         """Likelihood and dispersion, under the averaged weights, of peptides not trained on."""
         for index, group in enumerate(batch):
-            nll, spread = self._terms(self.average.module, group, index)
+            nll, spread, _ = self._terms(self.average.module, group, index)
             nll = nll / (3 * group.positions.shape[1])
             self.log("val_nll", nll, prog_bar=True, batch_size=1, sync_dist=True)
             self.log("val_dispersion", spread, prog_bar=True, batch_size=1, sync_dist=True)
@@ -121,12 +149,16 @@ class PeptideFlow(pl.LightningModule):
         }
 
 
+def clipped_square(x: Tensor, clip: float) -> Tensor:
+    """Square of x, growing linearly with the same slope beyond ``clip``."""
+    near = x.clamp(-clip, clip)
+    return near.square() + 2 * clip * (x - near).abs()
+
+
 def dispersion(residual: Tensor, clip: float) -> Tensor:
     """Variance of residuals (frames,) about their median, growing linearly beyond ``clip``."""
     centred = residual - residual.detach().median()
-    near = centred.clamp(-clip, clip)
-    beyond = centred - near
-    return (near.square() + 2 * clip * beyond.abs()).mean() - near.mean().square()
+    return clipped_square(centred, clip).mean() - centred.clamp(-clip, clip).mean().square()
 
 
 class ExportWeights(pl.Callback):
@@ -148,6 +180,7 @@ class ExportWeights(pl.Callback):
         meta = {
             "data": self.data,
             "trained_residues": list(self.residues),
+            "training_sequences": list(getattr(trainer.datamodule, "names", [])),
             "steps": trainer.global_step,
             "settings": {k: v for k, v in module.hparams.items() if k != "_instantiator"},
             "metrics": metrics,

@@ -45,6 +45,7 @@ class FlowProposal:
 
     def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
         """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass."""
+        generator = generator_on(next(self.network.parameters()).device, generator)
         sizes = [self.chunk] * (n // self.chunk) + [n % self.chunk] * (n % self.chunk > 0)
         parts = [self.network.sample_and_log_prob(k, self.cond, generator) for k in sizes]
         x, log_prob = zip(*parts, strict=True)
@@ -79,6 +80,17 @@ class FlowProposal:
                 grads.append(torch.autograd.grad(value.sum(), part)[0])
             values.append(value.detach())
         return torch.cat(values), {"positions": torch.cat(grads)}
+
+
+def generator_on(device: torch.device, generator: Generator) -> Generator:
+    """The generator itself where it draws on ``device``, else one there that it seeds.
+
+    Samplers keep their streams on the CPU, and torch draws on a GPU only from a generator of it.
+    """
+    if generator.device.type == device.type:
+        return generator
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return Generator(device=device).manual_seed(int(seed))
 
 
 def load_proposal(

@@ -95,6 +95,11 @@ class TarFlowPeptide(nn.Module):
     encode = staticmethod(peptide_encoding.encode)
     collate = staticmethod(peptide_encoding.collate)
 
+    @property
+    def centroid_scale(self) -> float:
+        """Centroids are N(0, centroid_scale^2 I / N), nm."""
+        return self.sigma_data
+
     def forward(self, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """Map standardised positions to noise.
 

@@ -94,6 +94,9 @@ def test_other_shapes_are_refused(saved):
     [
         ({"settings": {**TINY, "channels": 12}}, "weights and settings disagree"),
         ({"settings": {"depth": 3}}, "weights and settings disagree"),
+        ({"settings": {**TINY, "head_dim": 0}}, "weights and settings disagree"),
+        ({"meta": {"trained_residues": "2"}}, "lacks a proper 'trained_residues'"),
+        ({"meta": {"trained_residues": [2]}}, "lacks a proper 'trained_residues'"),
         ({"class": "oracle"}, "no model class 'oracle'"),
         ({"format": 99}, "format 99"),
         ({"weights_sha256": None}, "lacks a proper 'weights_sha256'"),

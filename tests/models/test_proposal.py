@@ -1,5 +1,6 @@
 """A trained flow as a proposal: its chunks change nothing, its density is that of its draws."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +54,39 @@ def test_pieces_give_the_density_and_gradient_of_the_whole(proposal, flow, monke
     assert torch.allclose(value, whole, atol=1e-8)
     assert torch.allclose(grad["positions"], slope, rtol=1e-6, atol=1e-6)
     assert sizes == [2, 2, 2, 1] * 2
+
+
+def test_a_generator_of_the_same_device_is_used_as_it_is():
+    generator = torch.Generator().manual_seed(1)
+    assert module.generator_on(torch.device("cpu"), generator) is generator
+
+
+def test_a_generator_of_another_device_seeds_one_there(monkeypatch):
+    class Elsewhere:
+        def __init__(self, device):
+            self.device = device
+
+        def manual_seed(self, seed):
+            return self.device, seed
+
+    monkeypatch.setattr(module, "Generator", Elsewhere)
+    gpu = torch.device("cuda")
+    first, again, other = (
+        module.generator_on(gpu, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first[0] == gpu
+    assert first[1] != other[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_draws_on_the_gpu_come_from_a_generator_of_the_cpu(flow):
+    network = copy.deepcopy(flow.network).cuda()
+    cond = {name: value.cuda() for name, value in flow.cond.items()}
+    proposal = FlowProposal(network, cond, chunk=4)
+    draws = [proposal.sample_and_log_prob(6, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(draws[0][0]["positions"], draws[1][0]["positions"])
+    assert torch.allclose(proposal.log_prob(draws[0][0]), draws[0][1], atol=1e-8)
 
 
 def test_a_peptide_larger_than_a_piece_is_still_evaluated(proposal, monkeypatch):

@@ -61,7 +61,7 @@ def arguments(config, data, folder, steps, *more):
         "--data.groups_per_batch", "2", "--data.frames_per_group", "8",
         "--data.batches_per_epoch", "10",
         "--model.learning_rate", "3e-3", "--model.warmup_steps", "3", "--model.decay_steps", "5",
-        "--model.ema_decay", "0.5",
+        "--model.ema_decay", "0.5", "--model.dispersion", "0.01", "--model.own_samples", "4",
         "--trainer.max_steps", str(steps), "--trainer.default_root_dir", str(folder),
         "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
         "--trainer.logger.init_args.save_dir", str(folder), *more,
@@ -75,6 +75,7 @@ def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch
     folder = tmp_path / "runs" / config / "checkpoint"
     _, first, meta = load_checkpoint(folder)
     assert meta["steps"] == 20
+    assert meta["training_sequences"] == ["G", "GA"]
     assert main(arguments(config, data, tmp_path, 60)) == 0
     _, second, later = load_checkpoint(folder)
     assert first == second
