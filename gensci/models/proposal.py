@@ -40,8 +40,7 @@ class FlowProposal:
     @property
     def centroid_scale(self) -> float:
         """nm; centroids of the training data were drawn from N(0, centroid_scale^2 I / atoms)."""
-        own = getattr(self.network, "centroid_scale", None)
-        return float(self.network.sigma_data if own is None else own)
+        return float(self.network.centroid_scale)
 
     def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
         """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass."""
