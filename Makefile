@@ -26,7 +26,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.sample-installed: $(SETUP) | $(BIN)/python
-	$(INSTALL) -e '.[peptides,train]'
+	$(INSTALL) -e '.[peptides]'
 	@touch $@
 
 $(VENV)/.test-installed: $(SETUP) | $(BIN)/python

@@ -225,6 +225,7 @@ BAD = {
     "zero count": ([*TOY, "--num-samples", "0"], 2, "num_samples=0"),
     "count in words": ([*TOY, "--num-samples", "many"], 2, "--num-samples"),
     "no such device": ([*TOY, "--device", "tpu9"], 2, "--device"),
+    "no float64": ([*TOY, "--device", "mps"], 2, "Apple GPUs lack float64; use --device cpu"),
     "no threads": ([*TOY, "--threads", "0"], 2, "--threads 0"),
     "toy settings": ([*TOY, "--system.temperature", "3"], 2, "toys have no settings"),
     "no such checkpoint": (["sample", "--system", "AA", "--checkpoint", "nope"], 1, "'nope'"),

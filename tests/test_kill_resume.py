@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 SMC = [
     "--system", "toy:double-well", "--seed", "5", "--threads", "1", "--save-seconds", "0",
@@ -15,6 +16,11 @@ SMC = [
 ]  # fmt: skip
 IMPORTANCE = [
     "--system", "toy:mixture", "--seed", "6", "--threads", "1", "--num-samples", "20000",
+]  # fmt: skip
+PEPTIDE = [
+    "--system", "peptide:AG", "--seed", "7", "--threads", "1", "--save-seconds", "0",
+    "--sampler", "smc", "--sampler.schedule", "linear", "--sampler.num_steps", "4",
+    "--num-samples", "24",
 ]  # fmt: skip
 
 
@@ -77,6 +83,25 @@ def check(tmp_path, arguments, kills, seed):
 
 def test_a_killed_smc_run_resumes_to_the_same_bits(tmp_path):
     check(tmp_path, SMC, kills=3, seed=0)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A tiny network without training, as a user would export it."""
+    from gensci.models.checkpoint import save_checkpoint
+    from gensci.nn.internal import InternalFlow
+
+    pytest.importorskip("openmm")
+    pytest.importorskip("mdtraj")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = InternalFlow(channels=16, num_layers=1, num_heads=2, pair_channels=4)
+    config = {"class": "peptide-internal", "settings": network.settings}
+    return str(save_checkpoint(tmp_path / "untrained", network.state_dict(), config))
+
+
+def test_a_killed_run_of_a_peptide_resumes_to_the_same_bits(tmp_path, checkpoint):
+    check(tmp_path, [*PEPTIDE, "--checkpoint", checkpoint], kills=2, seed=1)
 
 
 @pytest.mark.slow

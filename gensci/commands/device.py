@@ -8,9 +8,10 @@ from gensci.core.errors import UsageError
 
 
 def choose_device(text: str) -> torch.device:
-    """The device of `--device`: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+    """The device of `--device`: `auto`, `cpu`, `cuda` or `cuda:1`.
 
-    `auto` takes the first CUDA device, else the CPU (`mps` lacks float64: only on demand).
+    `auto` takes the first CUDA device, else the CPU. Apple GPUs (`mps`) are refused, because they
+    lack the float64 in which log-weights, proposals and the geometry of peptides are computed.
 
     Raises:
         UsageError: No such device here; the message says why.
@@ -21,13 +22,13 @@ def choose_device(text: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {text!r} is no device", "use auto, cpu, cuda or mps") from error
+        raise UsageError(f"--device {text!r} is no device", "use auto, cpu or cuda") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {text}: {why_no_gpu() or 'no GPU of that number'}", "use cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: no Apple GPU that torch can use", "use --device cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {text!r} is not supported", "use auto, cpu, cuda or mps")
+    if device.type == "mps":
+        raise UsageError("--device mps: Apple GPUs lack float64", "use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {text!r} is not supported", "use auto, cpu or cuda")
     return device
 
 
@@ -44,8 +45,6 @@ def describe_device(device: torch.device) -> str:
     """One line for the start of a run and for `gensci doctor`."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    if device.type == "mps":
-        return "mps (Apple GPU)"
     return f"cpu, {torch.get_num_threads()} threads (no GPU: {why_no_gpu() or 'not asked for'})"
 
 

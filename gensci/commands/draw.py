@@ -40,7 +40,7 @@ class Request:
         sampler: Name in the registry.
         checkpoint: Name or folder of the model.
         seed: None for one that varies, or that of the run to be continued.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
         allow_extrapolation: Whether a peptide outside of the training range is sampled.
         save_seconds: How often the state of an unfinished shard is saved.
         sampler_settings: By name, as text or values.

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 
 from gensci.core.errors import UsageError
-from gensci.core.registry import did_you_mean
+from gensci.core.registry import SYSTEMS, did_you_mean
+from gensci.models.checkpoint import checkpoint_name, load_checkpoint
+from gensci.models.proposal import load_proposal
+from gensci.sims.peptide import build_peptide
+from gensci.sims.peptide.parse import parse_peptide
+from gensci.systems import peptide, toy  # noqa: F401  (register their families)
 from gensci.systems.resolve import SystemChoice
-from gensci.systems.toy import ToySystem
 
 
 @dataclass(frozen=True)
@@ -54,41 +58,38 @@ def prepare(
         UsageError: A setting, or a system that the checkpoint was not trained for.
         CheckpointError: The checkpoint is absent, truncated or tampered with.
     """
-    if choice.family == "toy":
-        return _prepare_toy(choice, device, settings)
-    return _prepare_peptide(choice, checkpoint, device, settings, allow_extrapolation)
+    family = SYSTEMS.get(choice.family)
+    if SYSTEMS.metadata(choice.family)["proposal"] == "own":
+        return _prepare_alone(family, choice, device, settings)
+    return _prepare_peptide(family, choice, checkpoint, device, settings, allow_extrapolation)
 
 
 def _prepare_peptide(
+    family: Any,
     choice: SystemChoice,
     checkpoint: str,
     device: torch.device,
     settings: Mapping[str, Any],
     allow_extrapolation: bool,
 ) -> Prepared:
-    from gensci.models.checkpoint import load_checkpoint
-    from gensci.sims.peptide.parse import parse_peptide
-
     # The quick checks come before the slow building.
     _, _, meta = load_checkpoint(checkpoint)
     length = parse_peptide(choice.text).num_residues
     warnings = check_range(choice, length, meta.get("trained_residues"), allow_extrapolation)
+    chosen = peptide_settings(settings)
     try:
-        from gensci.models.proposal import load_proposal
-        from gensci.systems.peptide import PeptideSystem
+        system = family.from_text(choice.text, **chosen)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"peptides need the package {error.name}", "pip install 'gensci[peptides]'"
         ) from error
-    chosen = peptide_settings(settings)
-    system = PeptideSystem.from_text(choice.text, **chosen)
     proposal = load_proposal(checkpoint, system.peptide, device, torch.float32)
     # The target's centroid is a matter of convention; another one than the flow's wastes weight.
     system = replace(system, centroid_scale=proposal.centroid_scale)
     facts = {
         **{f"system.{name}": value for name, value in chosen.items()},
         "system.centroid_scale": system.centroid_scale,
-        "checkpoint": str(checkpoint),
+        "checkpoint": checkpoint_name(checkpoint),
         "checkpoint_sha256": proposal.checkpoint_hash,
         "device": str(device),
     }
@@ -140,11 +141,8 @@ def peptide_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from gensci.sims.peptide import build_peptide
-    from gensci.systems.peptide import TEMPERATURE
-
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument("--temperature", type=float, default=peptide.TEMPERATURE)
     parser.add_function_arguments(build_peptide, skip={"spec"})
     names = list(parser.get_defaults().as_dict())
     typed = []
@@ -167,11 +165,14 @@ def peptide_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _prepare_toy(
-    choice: SystemChoice, device: torch.device, settings: Mapping[str, Any]
+def _prepare_alone(
+    family: Any, choice: SystemChoice, device: torch.device, settings: Mapping[str, Any]
 ) -> Prepared:
+    """A system without settings that brings a proposal of its own: a toy."""
     if settings:
-        raise UsageError(f"--system.{next(iter(settings))}: toys have no settings", "leave it out")
-    toy = ToySystem.parse(choice.text)
-    facts = {"device": str(device)}
-    return Prepared(toy.target(device, torch.float64), toy.proposal(device, torch.float64), facts)
+        raise UsageError(
+            f"--system.{next(iter(settings))}: {choice.family}s have no settings", "leave it out"
+        )
+    system = family.parse(choice.text)
+    target, proposal = (make(device, torch.float64) for make in (system.target, system.proposal))
+    return Prepared(target, proposal, {"device": str(device)})

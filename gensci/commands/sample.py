@@ -29,7 +29,7 @@ def run_sample(
         checkpoint: name or folder of the model that proposes.
         out: run folder, by default results/NAME; with a file, one sub-folder per system.
         seed: of all randomness; by default it varies, and is written to run.json.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: auto, cpu, cuda or cuda:1.
         allow_extrapolation: also sample peptides of lengths the checkpoint was not trained on.
         threads: CPU threads; by default torch decides.
         save_seconds: how often unfinished work is saved for resuming.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gensci.core.errors import GensciError, RunFolderError, SystemTextError, UsageError
+from gensci.core.errors import GensciError, RunFolderError, UsageError
 from gensci.core.protocols import Progress
 from gensci.core.registry import normalise_name
-from gensci.sims.peptide.parse import LETTERS, parse_peptide
+from gensci.data.exclusions import canonical_name, read_excluded
+from gensci.sims.peptide.parse import LETTERS
 
 _UNITS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6}
 _DURATION = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(fs|ps|ns|us)?\s*")
@@ -112,47 +112,11 @@ def select_peptides(system: str, exclude: str | None) -> list[str]:
             )
         names = ["".join(pair) for pair in product(LETTERS, repeat=2)]
     else:
-        names = list(dict.fromkeys(_canonical(text) for text in system.split(",")))
+        names = list(dict.fromkeys(canonical_name(text) for text in system.split(",")))
     kept = [name for name in names if name not in banned]
     if not kept:
         raise UsageError(f"--exclude leaves nothing of --system {system}", "exclude fewer")
     return kept
-
-
-def _canonical(text: str) -> str:
-    stripped = text.strip()
-    family, colon, rest = stripped.partition(":")
-    if colon and normalise_name(family) != "peptide":
-        raise SystemTextError(f"--system {stripped!r} is not a peptide", "give for example AA")
-    try:
-        return parse_peptide(rest if colon else stripped).name
-    except ValueError as error:
-        raise SystemTextError(f"--system: {error}") from error
-
-
-def read_excluded(exclude: str | None) -> frozenset[str]:
-    """Sequences to leave out, of a JSON file (every list of texts in it) or a list with commas.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    if exclude is None:
-        return frozenset()
-    if not exclude.lower().endswith(".json") and Path(exclude).is_file():
-        raise UsageError(f"--exclude {exclude} is a file but no .json", 'e.g. {"test": ["AA"]}')
-    if not exclude.lower().endswith(".json"):
-        return frozenset(_canonical(text) for text in exclude.split(","))
-    try:
-        content = json.loads(Path(exclude).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--exclude {exclude} cannot be read ({error})", "give a JSON file"
-        ) from error
-    lists = content.values() if isinstance(content, dict) else [content]
-    found = frozenset(str(name) for names in lists if isinstance(names, list) for name in names)
-    if not found:
-        raise UsageError(f"--exclude {exclude} holds no list of sequences", 'e.g. {"test": ["AA"]}')
-    return found
 
 
 def select_part(names: list[str], part: str) -> list[str]:
@@ -172,6 +136,9 @@ def _run_all(names: list[str], out: Path, settings: Any, seed: int, threads: int
     if threads < 1:
         raise UsageError(f"--threads is {threads}", "give at least 1")
     torch.set_num_threads(threads)
+    refuse_foreign(out)
+    for name in names:
+        earlier_run(name, out / name, settings, seed)
     failures: dict[str, str] = {}
     with ProgressReport("simulate") as report:
         for done, name in enumerate(names):
@@ -191,19 +158,60 @@ def _run_all(names: list[str], out: Path, settings: Any, seed: int, threads: int
     return _PARTIAL if failures else 0
 
 
+def refuse_foreign(out: Path) -> None:
+    """Refuse a folder with files in it unless it holds a run of `gensci simulate`; writes nothing.
+
+    Raises:
+        RunFolderError: It is such a folder, or no place where files can be made.
+    """
+    from gensci.io.run_folder import RECORD, check_place, read_record
+
+    check_place(out)
+    if not out.is_dir():
+        return
+    foreign = []
+    for entry in sorted(out.iterdir()):
+        if (entry / RECORD).is_file():
+            read_record(entry, "simulate")
+            return
+        if not entry.name.startswith(".") and (entry.is_file() or any(entry.glob("[!.]*"))):
+            foreign.append(entry.name)
+    if foreign:
+        raise RunFolderError(
+            f"--out {out} holds files that are no simulation of gensci (such as {foreign[0]!r})",
+            "name a new folder with another --out",
+        )
+
+
+def earlier_run(name: str, folder: Path, settings: Any, seed: int) -> dict[str, Any] | None:
+    """The record of the run that is to be continued, or None.
+
+    Raises:
+        RunFolderError: The folder holds something else, or a run of other settings.
+    """
+    from gensci.io.run_folder import check_same, read_record
+
+    old = read_record(folder, "simulate")
+    if old is not None:
+        before = {**old["settings"], "seed": old["seed"]}
+        check_same(folder, before, {**_settings(name, settings), "seed": seed})
+    return old
+
+
+def _settings(name: str, settings: Any) -> dict[str, Any]:
+    return {"system": name, **dataclasses.asdict(settings)}
+
+
 def _run_one(name: str, folder: Path, settings: Any, seed: int, progress: Progress | None) -> str:
-    from gensci.io.run_folder import RunFolder, check_same, read_record
+    from gensci.io.run_folder import RunFolder
     from gensci.systems.peptide import PeptideSystem
     from gensci.systems.peptide_dynamics import simulate_peptide
 
-    wanted = {"system": name, **dataclasses.asdict(settings)}
-    old = read_record(folder, "simulate")
-    if old is not None:
-        check_same(folder, {**old["settings"], "seed": old["seed"]}, {**wanted, "seed": seed})
-        if _is_complete(RunFolder(folder, old), settings.num_shards):
-            return f"{old['frames']} frames, complete before"
+    old = earlier_run(name, folder, settings, seed)
+    if old is not None and _is_complete(RunFolder(folder, old), settings.num_shards):
+        return f"{old['frames']} frames, complete before"
     system = PeptideSystem.from_text(name, temperature=settings.coldest)
-    run = RunFolder(folder, _record(wanted, seed, system))
+    run = RunFolder(folder, _record(_settings(name, settings), seed, system))
     run.claim()
     _write_topology(folder / "topology.pdb", system)
     begin = time.monotonic()

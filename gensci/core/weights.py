@@ -116,14 +116,14 @@ def psis(log_weight: torch.Tensor) -> Smoothed:
     """Return Pareto-smoothed log-weights and the k-hat diagnostic.
 
     The largest ``min(n / 5, 3 sqrt(n))`` weights are replaced by the quantiles of a generalised
-    Pareto distribution fitted to them, and none exceeds the largest raw weight. k-hat below 0.7
-    means a reliable estimate. It is NaN where fewer than five weights stand out of the rest, and
-    -inf where all are equal.
+    Pareto distribution fitted to them, and none exceeds the largest raw weight. k-hat below
+    ``min(0.7, 1 - 1 / log10(n))`` means a reliable estimate. It is NaN where fewer than five
+    weights stand out of the rest, and -inf where all are equal.
 
     Args:
         log_weight: (n,) log-weights; their order is kept.
 
-    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2015), arXiv:1507.02646.
+    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), arXiv:1507.02646v9.
     """
     raw = clean(log_weight)
     if not raw.numel() or raw.max() == -math.inf:

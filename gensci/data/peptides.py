@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gensci.core.errors import UsageError
 from gensci.core.random import stream
+from gensci.data.exclusions import refuse_excluded
 from gensci.sims.dynamics import GAS_CONSTANT
 from gensci.systems.peptide import PeptideSystem
 
@@ -66,6 +67,20 @@ class Group:
 def molecule(name: str) -> PeptideSystem:
     """The system of a peptide; building takes part of a second, so it is kept."""
     return PeptideSystem.from_text(name)
+
+
+def peptide_folders(root: Path) -> list[str]:
+    """Names of the peptides with frames in ``root``, sorted.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not root.is_dir():
+        raise UsageError(f"no folder {root}", "make training data with 'gensci simulate'")
+    names = sorted(p.name for p in root.iterdir() if (p / "shards").is_dir())
+    if not names:
+        raise UsageError(f"no peptide folder in {root}", "'gensci simulate' makes them")
+    return names
 
 
 def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -159,8 +174,8 @@ class PeptideData(pl.LightningDataModule):
         root: folder with one sub-folder a training peptide.
         validation_root: the same for peptides that training must not see; None reuses the last
             tenth of the training frames.
-        exclude: JSON file with lists of sequences that may not be trained on; a training folder
-            named in it is an error.
+        exclude: JSON file with lists of sequences that may not be trained on, or the sequences with
+            commas; a training folder of that name is an error.
         groups_per_batch, frames_per_group, batches_per_epoch, seed: see ``GroupedFrames``.
         max_frames: frames kept of each peptide (evenly thinned), None for all.
     """
@@ -180,34 +195,20 @@ class PeptideData(pl.LightningDataModule):
         self.save_hyperparameters()
 
     def _groups(self, root: Path) -> list[Group]:
-        if not root.is_dir():
-            raise UsageError(f"no folder {root}; make training data with 'gensci simulate'")
         encoder = self.trainer.lightning_module.network.encode
-        names = sorted(p.name for p in root.iterdir() if (p / "shards").is_dir())
-        if not names:
-            raise UsageError(f"no peptide folder in {root}; 'gensci simulate' makes them")
         limit = self.hparams.max_frames
         return [
             Group(name, *read_frames(root / name, limit), encoded(name, root, encoder))
-            for name in names
+            for name in peptide_folders(root)
         ]
-
-    def _refuse_excluded(self, groups: list[Group]) -> None:
-        if self.hparams.exclude is None:
-            return
-        listed = json.loads(Path(self.hparams.exclude).read_text())
-        banned = {s for value in listed.values() if isinstance(value, list) for s in value}
-        found = sorted(banned.intersection(g.name for g in groups))
-        if found:
-            raise UsageError(
-                f"training folder holds excluded sequences {', '.join(found[:5])}; remove them"
-            )
 
     def setup(self, stage: str) -> None:
         """Read the frames; Lightning calls it once in each process."""
         h = self.hparams
-        train = self._groups(Path(h.root))
-        self._refuse_excluded(train)
+        root = Path(h.root)
+        # before the frames are read, and before encodings are written beside them
+        refuse_excluded(peptide_folders(root), h.exclude, "--data.exclude")
+        train = self._groups(root)
         self.names = [group.name for group in train]
         if h.validation_root is None:
             tail = [max(1, len(g.positions) // 10) for g in train]

@@ -1,8 +1,9 @@
 """Checkpoints: a folder with weights (safetensors) and a readable description (JSON).
 
 `model.json` names the class in `MODELS` and its settings, the SHA-256 and the tensor shapes of
-`model.safetensors`, the versions that wrote it, and where the weights come from. Nothing is
-pickled, and a file that was truncated or changed is refused.
+`model.safetensors`, the versions that wrote it, where the weights come from, and a SHA-256 of its
+own class, settings and meta data. Nothing is pickled, and a file that was truncated or changed is
+refused.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 
 import gensci
 from gensci.core.errors import CheckpointError
-from gensci.core.registry import MODELS, did_you_mean
+from gensci.core.registry import MODELS, did_you_mean, normalise_name
 from gensci.nn import internal, tarflow  # noqa: F401  (register their networks)
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+DIGEST = "description_sha256"
 FORMAT = 1
 
 
@@ -64,6 +66,7 @@ def save_checkpoint(
             "versions": {"gensci": gensci.__version__, "torch": str(torch.__version__)},
             "meta": dict(meta or {}),
         }
+        description[DIGEST] = describing_digest(description)
         text = folder / f".{DESCRIPTION}.{os.getpid()}"
         text.write_text(json.dumps(description, indent=1) + "\n")
         # The weights go first: a crash in between leaves a pair whose hashes disagree, never a
@@ -144,8 +147,9 @@ def find_checkpoint(source: str | Path) -> Path:
         CheckpointError: There is none; the message offers the nearest name.
     """
     known = list_checkpoints()
-    if str(source) in known:
-        return known[str(source)]
+    name = checkpoint_name(source, known)
+    if name in known:
+        return known[name]
     folder = Path(source)
     if (folder / DESCRIPTION).is_file():
         return folder
@@ -154,6 +158,32 @@ def find_checkpoint(source: str | Path) -> Path:
     raise CheckpointError(
         f"no checkpoint {str(source)!r}", f"{hint}give a folder with {DESCRIPTION}, or: {choices}"
     )
+
+
+def checkpoint_name(source: str | Path, known: Mapping[str, Path] | None = None) -> str:
+    """The name of a shipped checkpoint in its own spelling, or the text of a folder as it is.
+
+    Names are compared as in a registry, without regard to case and with dashes like underscores;
+    but the folder of that exact spelling, where there is one, goes before a name of another.
+
+    Args:
+        source: A name or a folder.
+        known: The shipped checkpoints, where they are at hand.
+    """
+    names = list_checkpoints() if known is None else known
+    text = str(source)
+    if text in names or (Path(source) / DESCRIPTION).is_file():
+        return text
+    spelled = {normalise_name(name): name for name in names}
+    return spelled.get(normalise_name(text), text)
+
+
+def describing_digest(description: Mapping[str, Any]) -> str:
+    """SHA-256 of class, settings and meta data as `model.json` holds them, in hexadecimal."""
+    parts = [description[key] for key in ("class", "settings", "meta")]
+    # Through JSON and back, so that tuples and keys are what a reader of the file finds.
+    text = json.dumps(json.loads(json.dumps(parts)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def list_checkpoints() -> dict[str, Path]:
@@ -218,6 +248,11 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has format {description.get('format')!r}, this gensci reads {FORMAT}",
             "install a matching version of gensci",
+        )
+    # Checkpoints of older versions have no digest.
+    if description.get(DIGEST, (found := describing_digest(description))) != found:
+        raise CheckpointError(
+            f"{path}: class, settings or meta data were changed ({DIGEST} differs)", remedy
         )
     return description
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
 from gensci.models.checkpoint import save_checkpoint
+
+OWN_STEPS = 4  # drawing takes many small operations, so it is done for several steps at once
+
+
+class OwnDraws(NamedTuple):
+    """Draws of the flow for one peptide.
+
+    Attributes:
+        positions: (draws, atoms, 3) nm, centred.
+        energy: (draws,) U / kT.
+        cond: conditioning tensors of the network.
+        level: scalar, log q + U / kT that the flow had on the peptide's data.
+    """
+
+    positions: Tensor
+    energy: Tensor
+    cond: dict[str, Tensor]
+    level: Tensor
 
 
 class PeptideFlow(pl.LightningModule):
@@ -30,8 +48,9 @@ class PeptideFlow(pl.LightningModule):
             log q + U / kT, which the Boltzmann density makes zero. Energies are labels without
             noise, so this sharpens a flow that is already near. Ref: arXiv 2602.03729 (2026,
             log-dispersion regularisation); Richter et al. 2020, arXiv 2010.10436 (VarGrad).
-        own_samples: draws of the flow itself that join the dispersion for each group, with energies
-            from the group's ``energy``; they find where the flow is dense and the target is not.
+        own_samples: draws of the flow itself, of one peptide in each step, that join the dispersion
+            with energies from the group's ``energy``; they find where the flow is dense and the
+            target is not.
         dispersion_clip: residuals further than this from their median (nats) count linearly.
         warmup_steps: over which the rate rises; it is constant after that.
         decay_steps: last steps of training, over which the rate falls to zero. Ref: Hu et al.
@@ -61,6 +80,7 @@ class PeptideFlow(pl.LightningModule):
             network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
         )
         self.average.requires_grad_(False)
+        self._own: OwnDraws | None = None
 
     def _augment(self, positions: Tensor, index: int) -> Tensor:
         if not hasattr(self.network, "augment"):
@@ -81,19 +101,34 @@ class PeptideFlow(pl.LightningModule):
         spread = dispersion(residual, self.hparams.dispersion_clip)
         return -log_q.mean(), spread, residual.detach().median()
 
-    def _own_dispersion(self, group: Any, level: Tensor, index: int) -> Tensor:
-        """The same dispersion about ``level`` on the flow's own draws: where it is too generous."""
-        names = ("own", self.global_step, self.global_rank, index)
+    def _draw(self, group: Any, level: Tensor) -> OwnDraws:
+        """Draws of the flow as it is for the coming steps, with their energies."""
+        names = ("own", self.global_step, self.global_rank)
         generator = stream(self.hparams.seed, *names, device=level.device)
+        count = self.hparams.own_samples * OWN_STEPS
         with torch.autocast(level.device.type, enabled=False):  # positions need all their digits
-            x, _ = self.network.sample_and_log_prob(self.hparams.own_samples, group.cond, generator)
-            x = self._augment(x - x.mean(1, keepdim=True), len(names) + index)
+            x, _ = self.network.sample_and_log_prob(count, group.cond, generator)
+            x = x - x.mean(1, keepdim=True)
             energy = group.energy(x)
         usable = energy.isfinite() & x.isfinite().all(-1).all(-1)
-        if not usable.any():
+        return OwnDraws(x[usable], energy[usable], group.cond, level)
+
+    def _own_dispersion(self, group: Any, level: Tensor) -> Tensor:
+        """The dispersion on the flow's own draws: where it is dense and the target is not.
+
+        The term is right for draws of any origin, so one lot, of one peptide, serves several steps.
+        """
+        turn = self.global_step % OWN_STEPS
+        if turn == 0 or self._own is None:
+            self._own = self._draw(group, level)
+        own = self._own
+        rows = slice(turn, None, OWN_STEPS)
+        if not len(own.positions[rows]):
             return level.new_zeros(())
-        _, residual = self._residual(self.network, x[usable], energy[usable], group.cond)
-        return clipped_square(residual - level, self.hparams.dispersion_clip).mean()
+        x = self._augment(own.positions[rows], -1)
+        _, residual = self._residual(self.network, x, own.energy[rows], own.cond)
+        spread = clipped_square(residual - own.level, self.hparams.dispersion_clip).mean()
+        return spread / (3 * x.shape[1])
 
     def on_train_epoch_start(self) -> None:
         """Tell the data which epoch it is, so that no two epochs draw the same batches."""
@@ -103,18 +138,20 @@ class PeptideFlow(pl.LightningModule):
 
     def training_step(self, batch: list[Any], batch_idx: int) -> Tensor:
         """One step of maximum likelihood, with the dispersion of the log-weights where asked."""
-        rows = []
+        h, rows, levels = self.hparams, [], []
         for index, group in enumerate(batch):
             nll, spread, level = self._terms(self.network, group, index)
-            own = spread.new_zeros(())
-            if self.hparams.own_samples:
-                own = self._own_dispersion(group, level, index)
-            loss = nll + self.hparams.dispersion * (spread + own)
             coordinates = 3 * group.positions.shape[1]
-            rows.append(torch.stack((loss / coordinates, nll / coordinates, spread, own)))
+            loss = (nll + h.dispersion * spread) / coordinates
+            rows.append(torch.stack((loss, nll / coordinates, spread)))
+            levels.append(level)
         loss, *parts = torch.stack(rows).mean(0)
-        for name, value in zip(("nll", "dispersion", "own_dispersion"), parts, strict=True):
+        for name, value in zip(("nll", "dispersion"), parts, strict=True):
             self.log(f"train_{name}", value, prog_bar=True, batch_size=len(batch))
+        if h.own_samples:
+            # Counted as a part of one group: with more weight, few wild draws upset the training.
+            own = self._own_dispersion(batch[0], levels[0])
+            loss = loss + h.dispersion * own / len(batch)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

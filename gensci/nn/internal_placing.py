@@ -110,10 +110,22 @@ class Placing:
             return closing_cosine(ic.distance, ic.bend, between)
         return torch.cos(ic.bend)
 
+    def _in_range(self, i: int, ic: InternalCoordinates, cosine: Tensor) -> Tensor:
+        """Whether the draws are coordinates of a position at all: (n,) bool.
+
+        A normal density has tails below zero distance and beyond an angle of pi; such a draw would
+        fold back onto a position whose density is another one.
+        """
+        fine = (ic.distance > 0) & (cosine.abs() <= 1)
+        if i > 1:
+            fine &= ic.bend > 0
+            fine &= self.cond["closing"][i] | (ic.bend < math.pi)
+        return fine[:, 0]
+
     def run(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """Positions (n, atoms, 3) in placing order, unrotated, and log q without the centroid.
 
-        Rings that cannot be closed give rows of NaN: draws outside of space, which no target
+        Rings that cannot be closed give rows of NaN: draws outside of space, to which no target
         gives weight. Leaving them out would make the density of the others wrong.
         """
         possible = torch.ones(self.n, dtype=torch.bool, device=self.x.device)
@@ -127,7 +139,7 @@ class Placing:
             log_prob = log_prob + term - log_volume(ic, between.clamp_min(1e-6), closing)
             if i > 0:
                 cosine = self._cosine(i, ic, between)
-                possible &= (cosine.abs() <= 1)[:, 0]
+                possible &= self._in_range(i, ic, cosine)
                 cosine = cosine.clamp(-1, 1)
                 self.x[:, i] = place(frame, ic.distance, cosine, ic.torsion)[:, 0]
             self._remember(i, ic)

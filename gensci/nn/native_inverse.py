@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gensci.core.compiler import NoKernel, load_kernel
+
 if TYPE_CHECKING:
     from gensci.nn.tarflow import AutoregressiveBlock, TarFlowPeptide
     from gensci.nn.transformer import LayerTerms, TransformerLayer
 
 SOURCE = Path(__file__).with_name("tarflow_inverse.c")
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-w")
-# Without these two, square roots and comparisons could not run over many samples at once.
-FLAGS += ("-fno-math-errno", "-fno-trapping-math")
 LANES, ROWS = 64, 8  # as in the source: samples of a tile, outputs formed together
 
 TERMS = ("scale1", "shift1", "gate1", "additive", "scale2", "shift2", "gate2")
@@ -67,39 +60,10 @@ def kernel_status() -> str:
 @functools.cache
 def library() -> ctypes.CDLL | str:
     """The built kernel, or the reason why there is none."""
-    compiler = next((c for c in _compilers() if c and shutil.which(c[0])), None)
-    if compiler is None:
-        return "no C compiler found (install gcc or clang, or set CC)"
     try:
-        return ctypes.CDLL(str(_built(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"{compiler[0]} could not build it ({type(error).__name__})"
-
-
-def _compilers() -> list[list[str]]:
-    """Commands to try, the variable CC first."""
-    return [shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]]
-
-
-def _built(compiler: list[str]) -> Path:
-    """Path of the shared library, built unless it is in the user's cache."""
-    command = [*compiler, *FLAGS]
-    # The predefined macros tell the compiler's version and the processor's instructions.
-    macros = subprocess.run(
-        [*command, "-E", "-dM", "-x", "c", os.devnull], capture_output=True, check=True, timeout=60
-    ).stdout
-    parts = ["\0".join(command).encode(), macros, SOURCE.read_bytes()]
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "gensci" / "kernels"
-    target = folder / f"inverse-{hashlib.sha256(b''.join(parts)).hexdigest()[:32]}.so"
-    if not target.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            product = Path(scratch) / target.name
-            build = [*command, str(SOURCE), "-o", str(product), "-lm"]
-            subprocess.run(build, capture_output=True, check=True, timeout=120)
-            product.replace(target)  # a reader never sees half a file
-    return target
+        return load_kernel(SOURCE)
+    except NoKernel as reason:
+        return str(reason)
 
 
 class NativeInverse:

@@ -74,7 +74,7 @@ class Importance(OneShot):
             log_z=constant.value,
             log_z_error=constant.error,
             ess_raw=kish_ess(raw, n).count,
-            advice=importance_advice(ess.count, smoothed.khat),
+            advice=importance_advice(ess.count, smoothed.khat, n),
         )
         kept = replace(kept, log_weight=mean_one(kept.log_weight))
         if self.resample is not None:

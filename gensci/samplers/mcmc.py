@@ -174,10 +174,15 @@ class Mcmc(Sampler):
             ess=ess,
             ess_fraction=ess / len(joined),
             rhat=rhat,
-            acceptance=joined.info["acceptance"][-1].item(),
+            acceptance=self._acceptance(shards),
             advice=_advice(rhat, ess),
         )
         return kept.with_meta(rejected=rejected, verdict=report)
+
+    def _acceptance(self, shards: Sequence[SampleSet]) -> float:
+        """Return the mean acceptance of the moves after the warm-up."""
+        kept = [shard.info["acceptance"][self.warmup :] for shard in shards]
+        return torch.cat(kept).double().mean().item()
 
     def fraction_done(self, state: Chains) -> float:
         """Return the share of the moves that are made."""

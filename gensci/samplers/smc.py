@@ -175,7 +175,7 @@ class Smc(Sampler):
             log_z_error=constant.error,
             effective_ancestors=families,
             smallest_ess_fraction=smallest,
-            acceptance=_last(kept.info, "acceptance"),
+            acceptance=_mean(kept.info, "acceptance"),
             advice=_advice(ess.count, families, constant.error),
         )
         kept = replace(kept, log_weight=mean_one(kept.log_weight))
@@ -333,8 +333,8 @@ def _path(state: Population, temperature: float) -> torch.Tensor:
     return clean((1.0 - temperature) * state.log_proposal + temperature * state.log_target)
 
 
-def _last(info: dict[str, torch.Tensor], name: str) -> float | None:
-    return info[name][-1].item() if name in info and info[name].numel() else None
+def _mean(info: dict[str, torch.Tensor], name: str) -> float | None:
+    return info[name].double().mean().item() if name in info and info[name].numel() else None
 
 
 def _smallest(info: dict[str, torch.Tensor]) -> float:

@@ -11,7 +11,7 @@ from gensci.core.errors import GensciError
 from gensci.core.results import SampleSet, finite_rows, log_or_none
 
 KHAT_LIMIT = 0.7
-"""Above it, importance weights cannot be trusted (arXiv:1507.02646)."""
+"""However many the draws, weights of a heavier tail cannot be trusted (arXiv:1507.02646)."""
 
 
 def drop_rejected(samples: SampleSet, keep: torch.Tensor) -> tuple[SampleSet, dict[str, int]]:
@@ -69,12 +69,30 @@ def verdict(
     return {"ess": ess, "ess_fraction": ess_fraction, **safe, "advice": advice}
 
 
-def importance_advice(ess: float, khat: float) -> str:
-    """Return what to do with importance weights of this effective size and tail shape."""
-    if math.isfinite(khat) and khat > KHAT_LIMIT:
+def khat_limit(n: int) -> float:
+    """Return the k-hat above which the weights of ``n`` draws cannot be trusted.
+
+    Few draws bear only a light tail: the limit is ``1 - 1 / log10(n)``, and at most 0.7.
+
+    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), arXiv:1507.02646v9.
+    """
+    return min(KHAT_LIMIT, 1.0 - 1.0 / math.log10(n)) if n > 1 else -math.inf
+
+
+def importance_advice(ess: float, khat: float, n: int) -> str:
+    """Return what to do with the importance weights of ``n`` draws.
+
+    Args:
+        ess: their effective sample size.
+        khat: the shape of their tail; not finite where it is unknown or there is none.
+        n: how many were drawn, those of zero weight included.
+    """
+    limit = khat_limit(n)
+    if math.isfinite(khat) and khat > limit:
         return (
-            f"the weights cannot be trusted (k-hat {khat:.2f} is above {KHAT_LIMIT}): use the smc "
-            "sampler, draw more samples or finetune the model on this system"
+            f"the weights cannot be trusted (k-hat {khat:.2f} is above {limit:.2f}, the limit for "
+            f"{n} draws): use the smc sampler, draw more samples or finetune the model on this "
+            "system"
         )
     if ess < 50:
         return f"too few effective samples ({ess:.0f}): draw more, or use the smc sampler"

@@ -56,7 +56,7 @@ class BroadGaussian:
         return -0.5 * z.square().sum(-1) - norm
 
 
-@SYSTEMS.register("toy", example="toy:double-well")
+@SYSTEMS.register("toy", proposal="own", example="toy:double-well")
 @dataclass(frozen=True)
 class ToySystem:
     """One toy.

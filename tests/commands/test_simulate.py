@@ -165,6 +165,32 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         simulate("GG", tmp_path, **TINY, seed=1)
 
 
+@pytest.mark.parametrize(
+    "foreign", ["thesis.tex", "chapters/one.tex", "AA/run.json", "GG/letter.txt"]
+)
+def test_a_foreign_folder_is_refused_before_any_work(tmp_path, capsys, foreign):
+    path = tmp_path / "mine" / foreign
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["simulate", "--system=AA,GG", f"--out={tmp_path / 'mine'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another --out" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_of_simulations_takes_more_of_them_beside_other_files(tmp_path):
+    (tmp_path / ".cache").write_text("")
+    (tmp_path / "AA").mkdir()  # of a run that was killed at its start
+    simulate("GG", tmp_path, **TINY)
+    (tmp_path / "notes.txt").write_text("warm")
+    simulate("G", tmp_path, **TINY)
+    assert (tmp_path / "G" / "topology.pdb").exists()
+    with pytest.raises(RunFolderError, match="friction"):
+        simulate("A,GG", tmp_path, **TINY, friction=2.0)  # the second would not go on
+    assert not (tmp_path / "A").exists()
+
+
 def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     settings = {**TINY, "length": "4ps", "ladders": 8}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
@@ -196,9 +222,13 @@ def test_scattered_starts_visit_both_sides_of_the_backbone_barriers():
     summary = simulate_peptide(system, settings, seed=0, store=store)
     x = torch.cat([shard["positions"] for shard in store.shards.values()])
     trajectory = mdtraj.Trajectory(x.numpy(), mdtraj.Topology.from_openmm(system.topology))
-    (_, psi) = mdtraj.compute_psi(trajectory)
+    _, phi = mdtraj.compute_phi(trajectory)
+    _, psi = mdtraj.compute_psi(trajectory)
     extended = (psi > 1.0).mean()
     assert 0.1 < extended < 0.95
+    # the barriers of phi at 0 and about 120 degrees: both sides, and the natural one more often
+    left_handed = ((phi > 0.0) & (phi < 2.3)).mean()
+    assert 0.02 < left_handed < 0.5
     assert all(0.2 < rate < 0.9 for rate in summary.acceptance)
     assert summary.frames == 80
 

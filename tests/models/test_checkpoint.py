@@ -22,8 +22,12 @@ def saved(tmp_path):
 
 
 def edit(folder, **changes):
+    """Change the description, and its digest where none is given."""
     path = folder / "model.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    description = {**json.loads(path.read_text()), **changes}
+    if checkpoint.DIGEST not in changes and isinstance(description["meta"], dict):
+        description[checkpoint.DIGEST] = checkpoint.describing_digest(description)
+    path.write_text(json.dumps(description))
 
 
 def test_weights_settings_and_meta_come_back(saved):
@@ -109,6 +113,44 @@ def test_a_description_that_does_not_fit_is_refused(saved, changes, message):
         checkpoint.load_network(folder)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"meta": {"seed": 7, "trained_residues": [1, 64]}},
+        {"meta": {}},
+        {"settings": {**TINY, "sigma_data": 0.2}},
+        {"class": "peptide-internal"},
+    ],
+)
+def test_a_description_changed_by_hand_is_noticed(saved, changes):
+    folder, _ = saved
+    path = folder / "model.json"
+    digest = json.loads(path.read_text())[checkpoint.DIGEST]
+    edit(folder, **changes, **{checkpoint.DIGEST: digest})
+    with pytest.raises(CheckpointError, match="class, settings or meta data were changed"):
+        checkpoint.load_checkpoint(folder)
+
+
+def test_the_digest_minds_neither_order_nor_layout_nor_absence(saved):
+    folder, _ = saved
+    path = folder / "model.json"
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(description.items())), indent=7))
+    assert checkpoint.load_checkpoint(folder)[2]["seed"] == 7
+    del description[checkpoint.DIGEST]  # as older versions wrote it
+    path.write_text(json.dumps(description))
+    assert checkpoint.load_checkpoint(folder)[2]["seed"] == 7
+
+
+def test_tuples_and_numbers_of_the_meta_data_come_back_with_the_same_digest(tmp_path):
+    meta = {"pair": (1, 2), "ess": 0.1 + 0.2, "by_length": {2: "x"}, "none": None}
+    config = {"class": "tarflow-peptide", "settings": {"sizes": (3, 4)}}
+    folder = checkpoint.save_checkpoint(tmp_path / "made", {"w": torch.ones(1)}, config, meta)
+    loaded = checkpoint.load_checkpoint(folder)[2]
+    assert loaded["pair"] == [1, 2]
+    assert loaded["by_length"] == {"2": "x"}
+
+
 def test_missing_parts_are_named(saved, tmp_path):
     folder, _ = saved
     (folder / "model.safetensors").unlink()
@@ -124,7 +166,10 @@ def test_missing_parts_are_named(saved, tmp_path):
 def test_shipped_names_are_found_and_near_misses_offered(saved, monkeypatch):
     folder, _ = saved
     monkeypatch.setattr(checkpoint, "list_checkpoints", lambda: {"tiny": folder})
-    assert checkpoint.find_checkpoint("tiny") == folder
+    for text in ("tiny", "Tiny", " TINY "):
+        assert checkpoint.find_checkpoint(text) == folder
+        assert checkpoint.checkpoint_name(text) == "tiny"
+    assert checkpoint.checkpoint_name("tinny") == "tinny"
     with pytest.raises(CheckpointError, match="did you mean 'tiny'"):
         checkpoint.find_checkpoint("tinny")
 

@@ -105,13 +105,24 @@ def test_unknown_configuration_is_refused_with_the_nearest():
         config_path("peptide-flov")
 
 
-def test_excluded_sequences_cannot_be_trained_on(data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"test": ["GA"]}, "excluded sequences GA"),
+        (["GA"], "excluded sequences GA"),
+        (None, "--data.exclude"),
+    ],
+)
+def test_excluded_sequences_cannot_be_trained_on(
+    data, tmp_path, monkeypatch, capsys, content, part
+):
     monkeypatch.chdir(tmp_path)
     banned = tmp_path / "banned.json"
-    banned.write_text(json.dumps({"test": ["GA"]}))
+    if content is not None:
+        banned.write_text(json.dumps(content))
     more = ["--data.exclude", str(banned)]
     assert main(arguments("peptide-internal", data, tmp_path, 2, *more)) == 2
-    assert "excluded sequences GA" in capsys.readouterr().err
+    assert part in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from named_peptides import named_peptide
 
+from gensci.core import compiler
 from gensci.core.registry import MODELS
 from gensci.nn import native_inverse
 from gensci.nn.inverse import make_inverse
@@ -237,6 +238,38 @@ def test_the_kernel_gives_a_sample_the_same_bits_in_any_company(kernel):
         part, change = make_inverse(model, cond)(z[rows])
         assert torch.equal(part, x[rows])
         assert torch.equal(change, log_det[rows])
+
+
+@pytest.fixture
+def fresh_build():
+    """Nothing built is remembered, neither before nor after the test."""
+    native_inverse.library.cache_clear()
+    yield
+    native_inverse.library.cache_clear()
+
+
+@torch.no_grad()
+def test_the_kernel_works_untuned_and_where_it_cannot_be_kept(
+    kernel, fresh_build, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(compiler, "TUNINGS", (("-march=no-such-processor",), ()))
+    model, cond = network(dtype=torch.float32), condition("G")
+    z = torch.randn(70, 10, 3, generator=torch.Generator().manual_seed(4))
+    fast, slow = make_inverse(model, cond), make_inverse(model, cond, native=False)
+    assert isinstance(fast, native_inverse.NativeInverse)
+    for found, torchs in zip(fast(z), slow(z), strict=True):
+        torch.testing.assert_close(found, torchs, rtol=0, atol=5e-5)
+
+
+def test_without_a_compiler_torch_inverts_and_says_so(fresh_build, monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    model = network(dtype=torch.float32)
+    assert native_inverse.kernel_status() == "torch: false failed: no message"
+    assert not native_inverse.fits(model)
+    x, _ = model.sample_and_log_prob(3, condition("G"), torch.Generator().manual_seed(0))
+    assert x.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -2,7 +2,6 @@
 
 import math
 
-import normflows
 import pytest
 import torch
 from cases import Killed, MortalStore, target
@@ -86,48 +85,6 @@ def test_progress_never_runs_backwards_and_ends_at_the_total(name):
 @pytest.mark.parametrize(("n", "size", "rows"), [(10, 4, [4, 3, 3]), (4, 4, [4]), (5, None, [5])])
 def test_shards_share_rows_evenly(n, size, rows):
     assert split_evenly(n, size) == rows
-
-
-class NormflowsProposal:
-    """A normflows flow as a proposal; its noise comes from a seed drawn from the generator."""
-
-    def __init__(self, flow):
-        self.flow = flow
-
-    def sample_and_log_prob(self, n, generator):
-        seed = torch.randint(2**31, (1,), generator=generator).item()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            x, log_prob = self.flow.sample(n)
-        return {"x": x}, log_prob
-
-    def sample(self, n, generator):
-        return self.sample_and_log_prob(n, generator)[0]
-
-    def log_prob(self, x):
-        return self.flow.log_prob(x["x"])
-
-
-@pytest.mark.parametrize("name", ["importance", "smc"])
-def test_a_flow_of_normflows_is_a_proposal(name):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = []
-        for _ in range(2):
-            network = normflows.nets.MLP([1, 16, 2], init_zeros=False)
-            layers += [normflows.flows.AffineCouplingBlock(network)]
-            layers += [normflows.flows.Permute(2, mode="swap")]
-        base = normflows.distributions.DiagGaussian(2, trainable=False)
-        flow = normflows.NormalizingFlow(base, layers)
-    base.log_scale += math.log(2.0)
-    settings = {"move": "mala"} if name == "smc" else {}
-    samples = make_sampler(name, settings).run(
-        target("double-well"), NormflowsProposal(flow), 1000, seed=0
-    )
-    truth, verdict = ToySystem.parse("double-well").truth, samples.meta["verdict"]
-    assert abs(verdict["log_z"] - truth.log_z) < 3.5 * verdict["log_z_error"]
-    right = samples.mean((samples.x["x"][:, 0] > 0).double())
-    assert abs(right - truth.weights[1]) < 0.12
 
 
 @pytest.mark.parametrize("name", list(MOVES))

@@ -10,6 +10,7 @@ from cases import CASES, DrawsOnly, HalfSpace, Killed, MortalStore, target
 from gensci.core.errors import GensciError, IncompatibleSampler, UsageError
 from gensci.core.registry import SAMPLERS
 from gensci.samplers import make_sampler
+from gensci.samplers.verdict import importance_advice, khat_limit
 from gensci.systems.toy import BroadGaussian, ToySystem
 
 torch.set_num_threads(1)
@@ -227,6 +228,33 @@ def test_truncation_is_recorded_and_absent_otherwise():
     )
     assert cut.meta["truncation"]["count"] == 100
     assert cut.meta["verdict"]["ess"] > cut.meta["verdict"]["ess_raw"]
+
+
+@pytest.mark.parametrize(
+    ("n", "limit"),
+    [(1, -math.inf), (10, 0.0), (100, 0.5), (1000, 2 / 3), (2155, 0.7), (10**6, 0.7)],
+)
+def test_few_draws_bear_only_a_light_tail(n, limit):
+    assert khat_limit(n) == pytest.approx(limit, abs=1e-4)
+    if n > 10:
+        assert "cannot be trusted" in importance_advice(1000.0, limit + 0.01, n)
+        assert importance_advice(1000.0, limit - 0.01, n) == "the weights can be trusted"
+
+
+def test_acceptance_is_the_mean_over_the_moves_that_made_the_samples():
+    proposal = ToySystem.parse("double-well").proposal(dtype=torch.float64)
+    smc = make_sampler("smc").run(target("double-well"), proposal, 200, seed=0, shard_size=100)
+    moves = smc.info["acceptance"]
+    assert len(moves) > 6
+    assert smc.meta["verdict"]["acceptance"] == pytest.approx(moves.double().mean().item())
+    settings = {"num_chains": 10, "warmup": 20, "thinning": 2}
+    mcmc = make_sampler("mcmc", settings).run(
+        target("double-well"), proposal, 100, seed=0, shard_size=50
+    )
+    moves, shard = mcmc.info["acceptance"].double(), mcmc.info["shard"]
+    mean = torch.cat([moves[shard == k][20:] for k in (0, 1)]).mean().item()
+    assert len(moves) == 2 * (20 + 5 * 2)
+    assert mcmc.meta["verdict"]["acceptance"] == pytest.approx(mean)
 
 
 def test_a_poor_proposal_is_told_by_khat():

@@ -1,0 +1,74 @@
+"""Sequences that must be left out of training, by file or list; imports no Lightning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gensci.core.errors import SystemTextError, UsageError
+from gensci.core.registry import normalise_name
+from gensci.sims.peptide.parse import parse_peptide
+
+_EXAMPLE = 'e.g. {"test": ["AA"]}'
+
+
+def canonical_name(text: str, option: str = "--system") -> str:
+    """The canonical spelling of a peptide, for example ``Ace-A-Nme`` of ``peptide:ace-A-nme``.
+
+    Args:
+        text: what the user gave.
+        option: how the user gave it, for messages.
+
+    Raises:
+        SystemTextError: the text does not spell a peptide.
+    """
+    stripped = text.strip()
+    family, colon, rest = stripped.partition(":")
+    if colon and normalise_name(family) != "peptide":
+        raise SystemTextError(f"{option} {stripped!r} is not a peptide", "give for example AA")
+    try:
+        return parse_peptide(rest if colon else stripped).name
+    except ValueError as error:
+        raise SystemTextError(f"{option}: {error}") from error
+
+
+def read_excluded(exclude: str | None, option: str = "--exclude") -> frozenset[str]:
+    """Sequences to leave out, of a JSON file (every list of texts in it) or a list with commas.
+
+    Args:
+        exclude: path of the file, or the sequences; None for none.
+        option: how the user gave it, for messages.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no sequences.
+    """
+    if exclude is None:
+        return frozenset()
+    if not exclude.lower().endswith(".json") and Path(exclude).is_file():
+        raise UsageError(f"{option} {exclude} is a file but no .json", _EXAMPLE)
+    if not exclude.lower().endswith(".json"):
+        return frozenset(canonical_name(text, option) for text in exclude.split(","))
+    try:
+        content = json.loads(Path(exclude).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{option} {exclude} cannot be read ({error})", "give a JSON file"
+        ) from error
+    lists = content.values() if isinstance(content, dict) else [content]
+    found = frozenset(str(name) for names in lists if isinstance(names, list) for name in names)
+    if not found:
+        raise UsageError(f"{option} {exclude} holds no list of sequences", _EXAMPLE)
+    return found
+
+
+def refuse_excluded(names: list[str], exclude: str | None, option: str = "--exclude") -> None:
+    """Refuse training sequences that are named in ``exclude``, see ``read_excluded``.
+
+    Raises:
+        UsageError: some are, or ``exclude`` cannot be read.
+    """
+    found = sorted(read_excluded(exclude, option).intersection(names))
+    if found:
+        raise UsageError(
+            f"training folder holds excluded sequences {', '.join(found[:5])}", "remove them"
+        )

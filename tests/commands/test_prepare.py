@@ -1,0 +1,50 @@
+"""From a resolved system to its target and proposal."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from gensci.commands.prepare import prepare
+from gensci.core.errors import UsageError
+from gensci.core.registry import SYSTEMS, Registry
+from gensci.systems.resolve import SystemChoice
+from gensci.systems.toy import ToySystem
+
+CPU = torch.device("cpu")
+
+
+def test_families_are_found_in_the_registry(monkeypatch):
+    registry = Registry("system")
+    monkeypatch.setattr("gensci.commands.prepare.SYSTEMS", registry)
+    with pytest.raises(UsageError, match="unknown system 'toy'"):
+        prepare(SystemChoice("toy", "gaussian"), "", CPU, {})
+
+    @registry.register("lattice", proposal="own")
+    @dataclasses.dataclass(frozen=True)
+    class Lattice(ToySystem):
+        """A family of its own."""
+
+    prepared = prepare(SystemChoice("Lattice", "stiff"), "", CPU, {})
+    assert prepared.target.toy is ToySystem.parse("stiff").toy
+    assert prepared.settings == {"device": "cpu"}
+    x, log_q = prepared.proposal.sample_and_log_prob(5, torch.Generator().manual_seed(0))
+    assert torch.equal(prepared.proposal.log_prob(x), log_q)
+    with pytest.raises(UsageError, match="lattices have no settings"):
+        prepare(SystemChoice("lattice", "stiff"), "", CPU, {"size": 3})
+
+
+def test_every_registered_family_says_where_its_proposals_come_from():
+    assert {SYSTEMS.metadata(name)["proposal"] for name in SYSTEMS} <= {"own", "checkpoint"}
+
+
+def test_a_missing_package_is_one_line_with_what_installs_it(monkeypatch, tmp_path):
+    from gensci.systems.peptide import PeptideSystem
+
+    def missing(cls, text, **settings):
+        raise ModuleNotFoundError("No module named 'openmm'", name="openmm")
+
+    monkeypatch.setattr("gensci.commands.prepare.load_checkpoint", lambda name: ({}, {}, {}))
+    monkeypatch.setattr(PeptideSystem, "from_text", classmethod(missing))
+    with pytest.raises(UsageError, match=r"package openmm; pip install 'gensci\[peptides\]'"):
+        prepare(SystemChoice("peptide", "AA"), "any", CPU, {})
