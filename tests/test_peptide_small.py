@@ -18,7 +18,7 @@ from gensci.metrics.ensembles import (
 )
 from gensci.models.checkpoint import find_checkpoint, load_checkpoint
 from gensci.models.proposal import load_proposal
-from gensci.samplers import SAMPLERS
+from gensci.samplers import make_sampler
 from gensci.systems.peptide import PeptideSystem
 
 REFERENCES = Path(__file__).parents[1] / "benchmarks" / "references"
@@ -32,7 +32,7 @@ def drawn(name):
     system = PeptideSystem.from_text(name)
     proposal = load_proposal("peptide-small", system.peptide, "cpu")
     target = system.target("cpu", torch.float32)
-    samples = SAMPLERS.get("importance")().run(target, proposal, SAMPLES, seed=7)
+    samples = make_sampler("importance", None).run(target, proposal, SAMPLES, seed=7)
     positions = samples.x["positions"]
     return system, positions, samples
 
