@@ -55,6 +55,8 @@ class PeptideFlow(pl.LightningModule):
         warmup_steps: over which the rate rises; it is constant after that.
         decay_steps: last steps of training, over which the rate falls to zero. Ref: Hu et al.
             2024, arXiv 2404.06395 (warm-up, stable, decay: a run can be lengthened before it).
+        energy_after: step from which the energies (``dispersion``) count; before it the residuals
+            are large and likelihood alone is the better guide.
         ema_decay: of the averaged weights, per step.
         seed: of the augmentation.
     """
@@ -71,6 +73,7 @@ class PeptideFlow(pl.LightningModule):
         dispersion: float = 0.0,
         own_samples: int = 0,
         dispersion_clip: float = 10.0,
+        energy_after: int = 0,
         seed: int = 0,
     ):
         super().__init__()
@@ -139,19 +142,20 @@ class PeptideFlow(pl.LightningModule):
     def training_step(self, batch: list[Any], batch_idx: int) -> Tensor:
         """One step of maximum likelihood, with the dispersion of the log-weights where asked."""
         h, rows, levels = self.hparams, [], []
+        weight = h.dispersion if self.global_step >= h.energy_after else 0.0
         for index, group in enumerate(batch):
             nll, spread, level = self._terms(self.network, group, index)
             coordinates = 3 * group.positions.shape[1]
-            loss = (nll + h.dispersion * spread) / coordinates
+            loss = (nll + weight * spread) / coordinates
             rows.append(torch.stack((loss, nll / coordinates, spread)))
             levels.append(level)
         loss, *parts = torch.stack(rows).mean(0)
         for name, value in zip(("nll", "dispersion"), parts, strict=True):
             self.log(f"train_{name}", value, prog_bar=True, batch_size=len(batch))
-        if h.own_samples:
+        if h.own_samples and weight:
             # Counted as a part of one group: with more weight, few wild draws upset the training.
             own = self._own_dispersion(batch[0], levels[0])
-            loss = loss + h.dispersion * own / len(batch)
+            loss = loss + weight * own / len(batch)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -62,6 +62,7 @@ def arguments(config, data, folder, steps, *more):
         "--data.batches_per_epoch", "10",
         "--model.learning_rate", "3e-3", "--model.warmup_steps", "3", "--model.decay_steps", "5",
         "--model.ema_decay", "0.5", "--model.dispersion", "0.01", "--model.own_samples", "4",
+        "--model.energy_after", "6",
         "--trainer.max_steps", str(steps), "--trainer.default_root_dir", str(folder),
         "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
         "--trainer.logger.init_args.save_dir", str(folder), *more,
