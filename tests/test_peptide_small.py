@@ -23,7 +23,7 @@ from gensci.sims.dynamics import GAS_CONSTANT
 from gensci.systems.peptide import PeptideSystem
 
 REFERENCES = Path(__file__).parents[1] / "benchmarks" / "references"
-NAMES = ("AA", "SS", "VS")
+NAMES = ("AA", "DG", "VF")
 SAMPLES = 3000
 
 
