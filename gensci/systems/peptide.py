@@ -31,12 +31,14 @@ class PeptideTarget:
     ``log p(x) = -U(x) / kT + log N(centroid(x); 0, centroid_scale^2 I / N)``. The energy does not
     depend on the centroid, so without the second term the density could not be normalised; the
     networks have the same factor. A wrong-handed stereocentre or a non-finite energy has zero
-    density: the energy alone cannot tell a mirror image.
+    density: the energy alone cannot tell a mirror image. So has the second naming of equal atoms
+    in ASN, GLN and ARG (see ``gensci.sims.peptide.labels``), which changes no physical average.
 
     Args:
         force_field: the potential energy.
         temperature: K.
-        natural: which conformations have natural handedness: (n, atoms, 3) -> (n,) bool.
+        natural: which conformations count, (n, atoms, 3) -> (n,) bool: those of natural handedness
+            and canonical naming.
         centroid_scale: nm.
     """
 
@@ -148,6 +150,6 @@ class PeptideSystem:
         return PeptideTarget(
             self.force_field.to(device=device, dtype=dtype),
             self.temperature,
-            self.peptide.chirality,
+            self.peptide.counted,
             self.centroid_scale,
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .chirality import chiral_centres, is_natural
 from .geometry import atom_keys, default_torsions, place_atoms, random_torsions
+from .labels import is_canonical, planar_labels
 from .parameters import DEFAULT_FORCE_FIELD, PeptideBuildError, create_system, system_files
 from .parse import PeptideSpec, parse_peptide
 from .topology import bond_pairs, chain_topology, element_of
@@ -72,6 +73,16 @@ class Peptide:
     def chirality(self, x: Tensor) -> Tensor:
         """(n,) bool: every stereocentre of x (n, atoms, 3) has its natural (L) handedness."""
         return is_natural(x, self.chiral_centres)
+
+    @cached_property
+    def planar_labels(self) -> Tensor:
+        """(k, 4) int64 torsions that tell the names of equal atoms apart; see ``labels``."""
+        return planar_labels(self.residue_index, self.residue_names, self.atom_names)
+
+    def counted(self, x: Tensor) -> Tensor:
+        """(n,) bool: natural handedness, and equal atoms named as in the built geometry."""
+        reference = torch.from_numpy(self.positions)
+        return self.chirality(x) & is_canonical(x, reference, self.planar_labels)
 
     def scattered(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, atoms, 3) float64 nm with uniform random torsions, not minimised: atoms may clash."""
