@@ -2,6 +2,7 @@
 
     python benchmarks/bench_peptide_ensembles.py                     # all with a reference
     python benchmarks/bench_peptide_ensembles.py --names AA,CE,CL --result peptide_ess
+    python benchmarks/bench_peptide_ensembles.py --collect peptide_ensembles,peptide_ess
     python benchmarks/bench_peptide_ensembles.py --summarise data/reference   # renew references
 
 The claim: on peptides that the flow never saw, the reweighted mean energy and the psi/phi histogram
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_environment import environment, write_results
+from bench_environment import RESULTS, environment, write_results
 
 from gensci.metrics.ensembles import (
     Estimate,
@@ -141,6 +142,19 @@ def print_table(rows: list[dict]) -> None:
         print(f"ESS: mean {np.mean(ess):.2%}, median {np.median(ess):.2%}, {len(rows)} peptides")
 
 
+def print_collected(names: list[str]) -> None:
+    rows = {
+        row["name"]: row
+        for name in names
+        for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    }
+    ess = [row["ess"] for row in rows.values()]
+    print(
+        f"ESS over {len(ess)} peptides: mean {np.mean(ess):.3f}, median {np.median(ess):.3f}, "
+        f"lowest {np.min(ess):.3f}; {rows[min(rows)]['samples']} samples each"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", default="all", help="comma-separated, or all with a reference")
@@ -149,9 +163,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--result", default="peptide_ensembles", help="name of the JSON file")
+    parser.add_argument("--collect", help="only print the ESS over these results, comma-separated")
     parser.add_argument("--summarise", type=Path, help="simulation folders to make references of")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.collect:
+        print_collected(arguments.collect.split(","))
+        return
     if arguments.summarise:
         REFERENCES.mkdir(exist_ok=True)
         for run in sorted(arguments.summarise.glob("*/run.json")):
