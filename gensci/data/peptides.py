@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,26 +41,34 @@ class Group:
         positions: (frames, atoms, 3) nm.
         reduced_energy: (frames,) U / kT at the temperature of the simulation.
         cond: conditioning tensors of the network.
+        temperature: of the simulation, K.
     """
 
     name: str
     positions: Tensor
     reduced_energy: Tensor
     cond: Tensors
+    temperature: float
 
     def energy(self, positions: Tensor) -> Tensor:
-        """U / kT of conformations (n, atoms, 3) nm at 310 K: (n,); not finite where they clash."""
+        """U / kT of conformations (n, atoms, 3) nm, as in ``reduced_energy``: (n,)."""
         target = molecule(self.name).target(positions.device, positions.dtype)
-        return target.energy({"positions": positions}) / target.kt
+        return target.energy({"positions": positions}) / (GAS_CONSTANT * self.temperature)
 
     def rows(self, rows: Tensor | slice) -> Group:
         """Some of the frames."""
-        return Group(self.name, self.positions[rows], self.reduced_energy[rows], self.cond)
+        return replace(
+            self, positions=self.positions[rows], reduced_energy=self.reduced_energy[rows]
+        )
 
     def to(self, device: torch.device) -> Group:
         """All tensors on a device."""
-        cond = {key: value.to(device) for key, value in self.cond.items()}
-        return Group(self.name, self.positions.to(device), self.reduced_energy.to(device), cond)
+        return replace(
+            self,
+            positions=self.positions.to(device),
+            reduced_energy=self.reduced_energy.to(device),
+            cond={key: value.to(device) for key, value in self.cond.items()},
+        )
 
 
 @cache
@@ -83,11 +91,11 @@ def peptide_folders(root: Path) -> list[str]:
     return names
 
 
-def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor]:
+def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor, float]:
     """Frames of a simulation folder, evenly thinned to ``limit``.
 
     Returns:
-        positions (frames, atoms, 3) float32 nm and U / kT (frames,).
+        positions (frames, atoms, 3) float32 nm, U / kT (frames,) and the temperature (K).
 
     Raises:
         UsageError: no shard is there.
@@ -95,7 +103,7 @@ def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor]
     shards = sorted((folder / "shards").glob("*.safetensors"))
     if not shards:
         raise UsageError(f"no training frames in {folder}; make them with 'gensci simulate'")
-    kt = GAS_CONSTANT * json.loads((folder / "run.json").read_text())["temperature"]
+    temperature = json.loads((folder / "run.json").read_text())["temperature"]
     positions, energies = [], []
     for shard in shards:
         with safe_open(shard, framework="pt") as file:
@@ -105,7 +113,7 @@ def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor]
     if limit is not None and len(x) > limit:
         rows = torch.linspace(0, len(x) - 1, limit).long()
         x, energy = x[rows], energy[rows]
-    return x, energy / kt
+    return x, energy / (GAS_CONSTANT * temperature), temperature
 
 
 @cache
@@ -197,10 +205,11 @@ class PeptideData(pl.LightningDataModule):
     def _groups(self, root: Path) -> list[Group]:
         encoder = self.trainer.lightning_module.network.encode
         limit = self.hparams.max_frames
-        return [
-            Group(name, *read_frames(root / name, limit), encoded(name, root, encoder))
-            for name in peptide_folders(root)
-        ]
+        groups = []
+        for name in peptide_folders(root):
+            x, energy, temperature = read_frames(root / name, limit)
+            groups.append(Group(name, x, energy, encoded(name, root, encoder), temperature))
+        return groups
 
     def setup(self, stage: str) -> None:
         """Read the frames; Lightning calls it once in each process."""

@@ -101,5 +101,5 @@ def steric_features(
 
 
 def _bounded(energy: Tensor) -> Tensor:
-    """Saturates at LARGEST, with a slope everywhere so that deeper clashes stay ordered."""
+    """Saturates smoothly at LARGEST: how deep a clash is does not matter."""
     return LARGEST * torch.tanh(energy / LARGEST)
