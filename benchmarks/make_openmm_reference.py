@@ -5,9 +5,9 @@
 Amber14 with OBC2, in OpenMM's own GBSAOBCForce on its Reference platform: double precision, and for
 so few atoms twenty times faster than the CPU platform. LangevinMiddleIntegrator, no constraints,
 hydrogens of 3 Da, 2 fs, 310 K, one thread; runs one after another from the same minimised
-structure, each with velocities of its own and 20 ps to forget it. Energies and torsions are kept every 0.2 ps; written again after every run, so a stopped
-job loses one run at most. `--summarise` writes the averages with errors over the runs to
-benchmarks/references/openmm-Ace-A-Nme.json.
+structure, each with velocities of its own and 20 ps to forget it. Energies and torsions are kept
+every 0.2 ps; written again after every run, so a stopped job loses one run at most. `--summarise`
+writes the averages with errors over the runs to benchmarks/references/openmm-Ace-A-Nme.json.
 """
 
 from __future__ import annotations
