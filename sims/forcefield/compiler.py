@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("kernel.c", "pairs.c", "lanes.c", "bonded.c")
+_SOURCES = ("kernel.c", "forces.c", "pairs.c", "lanes.c", "bonded.c", "stepper.c", "noise.c")
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-w")
 # Not -ffast-math: infinities and NaN must be noticed, and the bits must not depend on the mood
 # of the optimiser.

@@ -154,6 +154,11 @@ class ForceField:
             self._kernels[x.dtype] = native.make_kernel(self.parameters, x.dtype)
         return self._kernels[x.dtype]
 
+    def fused_kernel(self, x: torch.Tensor) -> "native.Kernel | None":
+        """The C kernel that evaluates positions like x; None where torch does."""
+        ours = self.device in (None, x.device) and self.dtype in (None, x.dtype)
+        return self._kernel(x) if ours and x.dtype in (torch.float32, torch.float64) else None
+
     def _rows_at_once(self) -> int:
         return max(1, _PAIRS_AT_ONCE // self.num_atoms**2)
 

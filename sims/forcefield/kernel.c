@@ -1,7 +1,7 @@
 /* Entry points of the kernel: conformations come in rows and are evaluated in blocks of lanes. */
 #include <stdlib.h>
 
-#include "pairs.c"
+#include "forces.c"
 
 /* Loads conformations; a lane with a non-finite coordinate gets NaN in `bad`, others zero. */
 static V load(const Model *m, Block *w, const real *x, long count)
@@ -36,37 +36,39 @@ static void store(const Model *m, Block *w, D total, long count, real *energy, r
 static void evaluate(const Model *m, Block *w, V *rate, const real *x, long count, real *energy,
                      real *forces)
 {
-    V bad = load(m, w, x, count), single = splat(0);
-    if (m->has_born) {
-        born_integrals(m, w);
-        single = born_radii(m, w, rate);
-    } else {
-        distances(m, w);
-    }
-    D total = pair_energies(m, w) + wide(single) + wide(bad);
-    if (forces) {
-        for (int i = 0; m->has_born && i < m->atoms; i++) w->chain[i] *= rate[i];
-        pair_forces(m, w);
-    }
-    total += wide(bonds(m, w->x, w->f)) + wide(angles(m, w->x, w->f));
-    total += wide(torsions(m, w->x, w->f));
+    V bad = load(m, w, x, count);
+    D total = block_energy(m, w, rate, forces != NULL) + wide(bad);
     store(m, w, total, count, energy, forces);
+}
+
+/* Scratch of one block: `memory` is what to free, NULL where there is none; `rate` gets an entry for
+ * each atom, followed by `more` vectors for the caller. */
+static Block make_block(const Model *m, V **memory, V **rate, size_t more)
+{
+    size_t atoms = m->atoms, pairs = atoms * (atoms - 1) / 2;
+    V *at = aligned_alloc(sizeof(V), sizeof(V) * (11 * atoms + 3 * pairs + more + 1));
+    *memory = at;
+    if (!at) return (Block){0};
+    V *rest = at + 6 * atoms, *pair = rest + 4 * atoms;
+    *rate = pair + 3 * pairs;
+    return (Block){(V(*)[3])at, (V(*)[3])(at + 3 * atoms), rest, rest + atoms, rest + 2 * atoms,
+                   rest + 3 * atoms, pair, pair + pairs, pair + 2 * pairs};
 }
 
 /* Evaluates n conformations x[n][atoms][3]; forces may be NULL. Returns 0, or 1 without memory. */
 int gensci_evaluate(const Model *m, const real *x, long n, real *energy, real *forces)
 {
-    size_t atoms = m->atoms, pairs = atoms * (atoms - 1) / 2;
-    V *memory = aligned_alloc(sizeof(V), sizeof(V) * (11 * atoms + 3 * pairs + 1));
+    size_t atoms = m->atoms;
+    V *memory, *rate;
+    Block w = make_block(m, &memory, &rate, 0);
     if (!memory) return 1;
-    V *rest = memory + 6 * atoms, *pair = memory + 11 * atoms;
-    Block w = {(V(*)[3])memory, (V(*)[3])(memory + 3 * atoms), rest, rest + atoms,
-               rest + 2 * atoms, rest + 3 * atoms, pair, pair + pairs, pair + 2 * pairs};
     for (long start = 0; start < n; start += LANES) {
         long count = n - start < LANES ? n - start : LANES;
         real *to = forces ? forces + 3 * atoms * start : NULL;
-        evaluate(m, &w, rest + 4 * atoms, x + 3 * atoms * start, count, energy + start, to);
+        evaluate(m, &w, rate, x + 3 * atoms * start, count, energy + start, to);
     }
     free(memory);
     return 0;
 }
+
+#include "stepper.c"

@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,19 +41,25 @@ class Kernel:
         parameters: the force field.
         dtype: torch.float32 or torch.float64.
 
+    Attributes:
+        library: the compiled functions.
+        model: the C structure Model.
+        real: its C type of numbers.
+        dtype: that type in torch.
+
     Raises:
         NoKernel: it cannot be built here.
     """
 
     def __init__(self, parameters: Parameters, dtype: torch.dtype) -> None:
         double = dtype == torch.float64
-        self._library = load_library(double)
-        self._dtype = dtype
-        self._real = np.float64 if double else np.float32
-        self._arrays = pack_tables(parameters, self._real, far=not double)
+        self.library = load_library(double)
+        self.dtype = dtype
+        self.real = ctypes.c_double if double else ctypes.c_float
+        self._arrays = pack_tables(parameters, np.dtype(self.real), far=not double)
         self._atoms = parameters.num_atoms
-        self._model = model_class(ctypes.c_double if double else ctypes.c_float)()
-        fill_model(self._model, parameters, self._arrays)
+        self.model = model_class(self.real)()
+        fill_model(self.model, parameters, self._arrays)
 
     def energy(self, x: torch.Tensor, num_threads: int = 1) -> torch.Tensor:
         """Energies (n,) of positions (n, atoms, 3), as ForceField.energy."""
@@ -68,15 +75,15 @@ class Kernel:
         self, x: torch.Tensor, num_threads: int, *, forces: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         x = x.contiguous()
-        energy = torch.empty(len(x), dtype=self._dtype)
-        force = torch.empty_like(x) if forces else torch.empty(0, dtype=self._dtype)
+        energy = torch.empty(len(x), dtype=self.dtype)
+        force = torch.empty_like(x) if forces else torch.empty(0, dtype=self.dtype)
         failures: list[int] = []
 
         def work(start: int, stop: int) -> None:
             to = force[start:].data_ptr() if forces else None
             failures.append(
-                self._library.gensci_evaluate(
-                    ctypes.byref(self._model),
+                self.library.gensci_evaluate(
+                    ctypes.byref(self.model),
                     ctypes.c_void_p(x[start:].data_ptr()),
                     ctypes.c_long(stop - start),
                     ctypes.c_void_p(energy[start:].data_ptr()),
@@ -84,7 +91,7 @@ class Kernel:
                 )
             )
 
-        _in_threads(work, self._slices(len(x), num_threads))
+        in_threads(work, self._slices(len(x), num_threads), num_threads)
         if any(failures):
             raise MemoryError("the force-field kernel found no memory for one block")
         return energy, force
@@ -98,15 +105,25 @@ class Kernel:
         return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
-def _in_threads(work: Any, slices: list[tuple[int, int]]) -> None:
-    """Runs the first slice here and each other in a thread; ctypes releases the GIL.
+def in_threads(work: Callable[..., None], pieces: Sequence[tuple[Any, ...]], threads: int) -> None:
+    """Runs work(*piece) for every piece in at most ``threads`` threads; ctypes releases the GIL.
 
     Plain threads and no pool: a pool would not survive the fork of a data loader.
     """
-    threads = [threading.Thread(target=work, args=s) for s in slices[1:]]
-    for thread in threads:
-        thread.start()
-    if slices:
-        work(*slices[0])
-    for thread in threads:
-        thread.join()
+    rest = iter(pieces)
+    lock = threading.Lock()
+
+    def take_turns() -> None:
+        while True:
+            with lock:
+                piece = next(rest, None)
+            if piece is None:
+                return
+            work(*piece)
+
+    helpers = [threading.Thread(target=take_turns) for _ in range(min(threads, len(pieces)) - 1)]
+    for helper in helpers:
+        helper.start()
+    take_turns()
+    for helper in helpers:
+        helper.join()

@@ -1,172 +1,13 @@
-"""Langevin dynamics of many conformations at once, and temperature replica exchange.
-
-Units: nm, ps, Da, kJ/mol, Kelvin (1 kJ/mol = 1 Da nm^2/ps^2). States are frozen dataclasses of
-tensors; noise comes from the generator passed to each call, so a state and a seed decide the rest.
-"""
+"""Temperature replica exchange of several independent ladders in one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
-_NOISE_STEPS = 16  # steps whose noise is drawn in one call
-
-
-class Potential(Protocol):
-    """What dynamics asks of a force field."""
-
-    def energy_and_forces(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies (n,) kJ/mol and forces (n, atoms, 3) kJ/mol/nm at x (n, atoms, 3) nm."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class DynamicsState:
-    """Where the conformations are.
-
-    Attributes:
-        positions: (n, atoms, 3) nm.
-        velocities: (n, atoms, 3) nm/ps.
-        energy: (n,) kJ/mol at ``positions``.
-        forces: (n, atoms, 3) kJ/mol/nm at ``positions``.
-    """
-
-    positions: Tensor
-    velocities: Tensor
-    energy: Tensor
-    forces: Tensor
-
-
-def thermal_velocities(masses: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
-    """Maxwell-Boltzmann velocities (n, atoms, 3) nm/ps for temperatures (n,) K."""
-    spread = (GAS_CONSTANT * temperature[:, None] / masses).sqrt()[..., None]
-    shape = (len(temperature), len(masses), 3)
-    return spread * torch.randn(shape, generator=generator, dtype=masses.dtype).to(masses.device)
-
-
-def repartitioned_masses(
-    masses: Tensor, bonds: Sequence[tuple[int, int]], hydrogen: float = 3.0
-) -> Tensor:
-    """Masses with hydrogens made heavier at the cost of the atom they are bound to.
-
-    Configurational averages do not depend on masses; slower hydrogens allow a longer step.
-
-    Args:
-        masses: (atoms,) Da.
-        bonds: pairs of atom indices.
-        hydrogen: new mass of every hydrogen, Da.
-
-    Raises:
-        ValueError: a heavy atom would be left lighter than its hydrogens.
-    """
-    new = masses.clone()
-    for a, b in bonds:
-        light, heavy = (a, b) if masses[a] < masses[b] else (b, a)
-        if masses[light] < 1.5:
-            new[heavy] -= hydrogen - masses[light]
-            new[light] = hydrogen
-    if (new < hydrogen - 1e-6).any():
-        raise ValueError(f"hydrogen mass {hydrogen} leaves too little on heavy atoms; lower it")
-    return new
-
-
-@dataclass(frozen=True, eq=False)
-class Langevin:
-    """BAOAB splitting of Langevin dynamics: half kick, half drift, noise, half drift, half kick.
-
-    Reference: Leimkuhler and Matthews 2013, J. Chem. Phys. 138, 174102.
-
-    Attributes:
-        potential: the force field.
-        masses: (atoms,) Da.
-        time_step: ps.
-        friction: 1/ps.
-    """
-
-    potential: Potential
-    masses: Tensor
-    time_step: float = 0.001
-    friction: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.time_step > 0:
-            raise ValueError(f"time_step is {self.time_step} ps; give a positive one")
-        if not self.friction >= 0:
-            raise ValueError(f"friction is {self.friction} 1/ps; give zero or more")
-
-    def start(
-        self, positions: Tensor, temperature: Tensor, generator: torch.Generator
-    ) -> DynamicsState:
-        """State at given positions (n, atoms, 3) nm with thermal velocities of (n,) K."""
-        energy, forces = self.potential.energy_and_forces(positions)
-        velocities = thermal_velocities(self.masses, temperature, generator)
-        return DynamicsState(positions, velocities.to(positions), energy, forces)
-
-    def run(
-        self, state: DynamicsState, temperature: Tensor, steps: int, generator: torch.Generator
-    ) -> DynamicsState:
-        """Advance by a number of steps.
-
-        Args:
-            state: where to start; it is left as it is.
-            temperature: (n,) K, one for each conformation.
-            steps: number of force evaluations.
-            generator: source of the noise, on its own device.
-        """
-        x, v = state.positions.clone(), state.velocities.clone()
-        energy, forces = state.energy, state.forces
-        kick = (0.5 * self.time_step / self.masses)[:, None].to(x)
-        keep = torch.exp(torch.tensor(-self.friction * self.time_step, dtype=torch.float64))
-        heat = GAS_CONSTANT * temperature.double()[:, None] / self.masses.double()
-        spread = ((1 - keep**2) * heat).sqrt()[..., None].to(x)
-        for first in range(0, steps, _NOISE_STEPS):
-            count = min(_NOISE_STEPS, steps - first)
-            shape = (count, *x.shape)
-            noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=generator.device)
-            for kicks in noise.to(x.device).mul_(spread):
-                v.addcmul_(kick, forces)
-                x.add_(v, alpha=0.5 * self.time_step)
-                v.mul_(float(keep)).add_(kicks)
-                x.add_(v, alpha=0.5 * self.time_step)
-                energy, forces = self.potential.energy_and_forces(x)
-                v.addcmul_(kick, forces)
-        return DynamicsState(x, v, energy, forces)
-
-
-def relax(
-    potential: Potential, x: Tensor, steps: int, largest_move: float = 0.01
-) -> tuple[Tensor, Tensor]:
-    """Downhill steps of every conformation on its own, safe where atoms overlap.
-
-    The atom with the largest force moves by a length that grows after a success and is halved
-    after a failure, so huge forces do no harm.
-
-    Args:
-        potential: the force field.
-        x: (n, atoms, 3) nm.
-        steps: number of evaluations.
-        largest_move: bound on the move of any atom in one step, nm.
-
-    Returns:
-        Positions (n, atoms, 3) and energies (n,) that are not above those at the start.
-    """
-    energy, forces = potential.energy_and_forces(x)
-    length = torch.full_like(energy, 0.1 * largest_move)
-    for _ in range(steps):
-        strongest = forces.norm(dim=-1).amax(dim=-1).clamp_min(1e-6)
-        trial = x + (length / strongest)[:, None, None] * forces
-        trial_energy, trial_forces = potential.energy_and_forces(trial)
-        better = (trial_energy < energy) | ~energy.isfinite()
-        row = better[:, None, None]
-        x, forces = torch.where(row, trial, x), torch.where(row, trial_forces, forces)
-        energy = torch.where(better, trial_energy, energy)
-        length = torch.where(better, 1.3 * length, 0.5 * length).clamp_max(largest_move)
-    return x, energy
+from .langevin import GAS_CONSTANT, DynamicsState, Langevin, centred
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,14 +93,18 @@ class ReplicaExchange:
             exchanges=torch.zeros((), dtype=torch.int64),
         )
 
+    def rows_like(self, state: ReplicaState) -> Tensor:
+        """(n,) K of the rows, on the device and in the precision of the state."""
+        return self.row_temperatures(len(state.walker)).to(state.dynamics.positions)
+
     def run(self, state: ReplicaState, steps: int, generator: torch.Generator) -> ReplicaState:
         """Advance by a number of steps, with an exchange after every ``exchange_interval``."""
-        temperature = self.row_temperatures(len(state.walker)).to(state.dynamics.positions.device)
+        temperature = self.rows_like(state)
         done = 0
         while done < steps:
             count = min(self.exchange_interval, steps - done)
             dynamics = self.langevin.run(state.dynamics, temperature, count, generator)
-            state = replace(state, dynamics=_centred(dynamics))
+            state = replace(state, dynamics=centred(dynamics))
             done += count
             if count == self.exchange_interval and self.num_temperatures > 1:
                 state = self.exchange(state, generator)
@@ -315,12 +160,6 @@ def _permuted(dynamics: DynamicsState, source: Tensor, scale: Tensor) -> Dynamic
         energy=dynamics.energy[source],
         forces=dynamics.forces[source],
     )
-
-
-def _centred(dynamics: DynamicsState) -> DynamicsState:
-    """Without the drift of the centroid, which would cost digits in single precision."""
-    x = dynamics.positions
-    return replace(dynamics, positions=x - x.mean(dim=1, keepdim=True))
 
 
 def geometric_ladder(coldest: float, hottest: float, count: int) -> tuple[float, ...]:

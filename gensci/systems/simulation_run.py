@@ -1,0 +1,322 @@
+"""Equilibrium frames of a molecule by temperature replica exchange from scattered starts.
+
+Every frame has a random stream of its own and the state behind the last frame is kept, so that a
+simulation can be made longer at any time: the bits are those of a run that was long from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from gensci.core.packing import pack
+from gensci.core.protocols import Progress, Store, Tensors
+from gensci.core.random import stream
+from gensci.sims.dynamics import (
+    DynamicsState,
+    Langevin,
+    ReplicaExchange,
+    ReplicaState,
+    repartitioned_masses,
+)
+from gensci.sims.peptide.backbone import BackboneTorsion, find_backbone, torsion_angles
+from gensci.systems.backbone_trips import BarrierTrips, cores
+from gensci.systems.mixing import mixing_report
+from gensci.systems.simulation import (
+    Simulable,
+    SimulationError,
+    SimulationSettings,
+    SimulationSummary,
+)
+
+UNIFORM_MASS = 12.0  # Da
+STATE = "replicas"
+_HOT_FRICTION = 10.0  # 1/ps: carries off the heat of the scattered starts
+
+
+@dataclass(frozen=True, eq=False)
+class SimulationState:
+    """A simulation between two frames; all that is needed to go on.
+
+    Attributes:
+        replicas: the conformations and their exchanges.
+        trips: crossings of the backbone barriers.
+        snapshots: frames of each ladder so far.
+        dropped: frames of all ladders so far that were left out.
+    """
+
+    replicas: ReplicaState
+    trips: BarrierTrips
+    snapshots: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A simulation on its way.
+
+    Attributes:
+        system: the molecule.
+        settings: see ``SimulationSettings``.
+        seed: of the starts, the noise and the exchanges.
+        replicas: the dynamics.
+        torsions: those of the backbone.
+        state: where it is.
+    """
+
+    system: Simulable
+    settings: SimulationSettings
+    seed: int
+    replicas: ReplicaExchange
+    torsions: tuple[BackboneTorsion, ...]
+    state: SimulationState
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is as long as the settings ask for."""
+        return self.state.snapshots >= self.settings.snapshots
+
+
+def simulate_system(
+    system: Simulable,
+    settings: SimulationSettings,
+    *,
+    seed: int,
+    store: Store,
+    progress: Progress | None = None,
+) -> SimulationSummary:
+    """Simulate a molecule and save its frames; goes on where the store ends.
+
+    Shard ``k`` holds ``positions`` (frames, atoms, 3) nm, centred, ``forces`` (frames, atoms, 3)
+    kJ/mol/nm and ``energy`` (frames,) kJ/mol, all float32; ``ladder`` and ``snapshot`` (frames,)
+    int32, from zero; and ``dropped`` (), how many frames of these snapshots were left out. Killed
+    at any instant and called again, or called again with a larger length, it gives the same bits.
+
+    Args:
+        system: the molecule.
+        settings: see ``SimulationSettings``.
+        seed: of the starts, the noise and the exchanges.
+        store: where shards and the state behind the last of them are kept.
+        progress: called after every shard with the snapshots done, those asked for and the name.
+
+    Raises:
+        SimulationError: an energy is no longer finite.
+    """
+    job = begin(system, settings, seed, store)
+    while not job.finished:
+        first = job.state.snapshots
+        ((job, frames),) = advance([job])
+        index = first // settings.snapshots_per_shard
+        store.save_shard(index, _extended(store.load_shard(index), frames, first, settings))
+        store.save_state(STATE, _pack(job.state))
+        if progress is not None:
+            progress(job.state.snapshots, settings.snapshots, system.name)
+    return summarise(job)
+
+
+def begin(system: Simulable, settings: SimulationSettings, seed: int, store: Store) -> Job:
+    """The simulation as the store holds it, or a new one that is equilibrated and stored."""
+    replicas = replica_exchange(system, settings)
+    torsions = find_backbone(system.topology)
+    packed = store.load_state(STATE)
+    if packed is not None:
+        state = _unpack(packed)
+        if shards_are_whole(store, settings, state.snapshots):
+            return Job(system, settings, seed, replicas, torsions, state)
+    state = SimulationState(
+        replicas=equilibrated(system, replicas, settings, seed),
+        trips=BarrierTrips.zero(settings.ladders, settings.num_temperatures, len(torsions)),
+    )
+    store.save_state(STATE, _pack(state))
+    return Job(system, settings, seed, replicas, torsions, state)
+
+
+def advance(jobs: Sequence[Job]) -> list[tuple[Job, Tensors]]:
+    """Every simulation at the end of the shard it is in, with the frames on the way there.
+
+    Jobs share nothing but this call: what one gives does not depend on the others.
+
+    Raises:
+        SimulationError: an energy is no longer finite; the message names the system.
+    """
+    return [_to_shard_end(job) for job in jobs]
+
+
+def _to_shard_end(job: Job) -> tuple[Job, Tensors]:
+    frames = []
+    for _ in range(job.state.snapshots, job.settings.shard_end(job.state.snapshots)):
+        job, frame = _next_frame(job)
+        frames.append(frame)
+    return job, _joined(frames)
+
+
+def _next_frame(job: Job) -> tuple[Job, Tensors]:
+    settings, number = job.settings, job.state.snapshots
+    generator = stream(job.seed, job.system.name, "snapshot", number)
+    replicas = job.replicas.run(job.state.replicas, settings.steps_per_frame, generator)
+    dynamics = replicas.dynamics
+    check_finite(job.system, settings, dynamics.energy, f"at frame {number + 1}")
+    coldest = slice(None, None, settings.num_temperatures)
+    keep = job.system.natural(dynamics.positions[coldest])
+    frame = {
+        "positions": dynamics.positions[coldest][keep],
+        "forces": dynamics.forces[coldest][keep],
+        "energy": dynamics.energy[coldest][keep],
+        "ladder": torch.arange(settings.ladders, dtype=torch.int32)[keep],
+        "snapshot": torch.full((int(keep.sum()),), number, dtype=torch.int32),
+        "dropped": (~keep).sum(),
+    }
+    state = SimulationState(
+        replicas=replicas,
+        trips=_observed(job, replicas),
+        snapshots=number + 1,
+        dropped=job.state.dropped + int(frame["dropped"]),
+    )
+    return replace(job, state=state), frame
+
+
+def _observed(job: Job, replicas: ReplicaState) -> BarrierTrips:
+    if not job.torsions:
+        return job.state.trips
+    atoms = torch.tensor([torsion.atoms for torsion in job.torsions])
+    angles = torsion_angles(replicas.dynamics.positions, atoms)
+    return job.state.trips.observe(cores(angles, job.torsions), replicas.walker)
+
+
+def _joined(frames: Sequence[Tensors]) -> Tensors:
+    joined = {
+        name: torch.cat([frame[name] for frame in frames]) for name in frames[0].keys() - {"dropped"}
+    }
+    return {**joined, "dropped": torch.stack([frame["dropped"] for frame in frames]).sum()}
+
+
+def _extended(
+    old: Tensors | None, frames: Tensors, first: int, settings: SimulationSettings
+) -> Tensors:
+    """A shard that was begun by a shorter run, with the frames that follow.
+
+    A run that was killed may have left more in it than its state knows of; that is made again.
+    """
+    start = first // settings.snapshots_per_shard * settings.snapshots_per_shard
+    if old is None or first == start:
+        return frames
+    keep = old["snapshot"] < first
+    kept = {name: value[keep] for name, value in old.items() if name != "dropped"}
+    dropped = torch.tensor((first - start) * settings.ladders - int(keep.sum()))
+    return _joined([{**kept, "dropped": dropped}, frames])
+
+
+def shards_are_whole(store: Store, settings: SimulationSettings, snapshots: int) -> bool:
+    """Whether the store holds all frames of this many snapshots, undamaged."""
+    size = settings.snapshots_per_shard
+    for index in range(-(-snapshots // size)):
+        shard = store.load_shard(index)
+        wanted = min(size, snapshots - index * size) * settings.ladders
+        if shard is None or len(shard["energy"]) + int(shard["dropped"]) < wanted:
+            return False
+    return True
+
+
+def replica_exchange(system: Simulable, settings: SimulationSettings) -> ReplicaExchange:
+    """The dynamics that the settings describe, in float32."""
+    langevin = Langevin(
+        system.force_field.to(dtype=torch.float32),
+        simulated_masses(system, settings.masses),
+        settings.time_step,
+        settings.friction,
+    )
+    return ReplicaExchange(langevin, settings.temperatures, settings.exchange_interval)
+
+
+def simulated_masses(system: Simulable, kind: str) -> Tensor:
+    """Masses (atoms,) float32 Da of one of ``MASSES``."""
+    masses = system.force_field.masses.float()
+    if kind == "physical":
+        return masses
+    if kind == "uniform":
+        return torch.full_like(masses, UNIFORM_MASS)
+    return repartitioned_masses(masses, system.bonds)
+
+
+def equilibrated(
+    system: Simulable, replicas: ReplicaExchange, settings: SimulationSettings, seed: int
+) -> ReplicaState:
+    """Replicas after a hot start from scattered conformations and a run in the ladder.
+
+    Raises:
+        SimulationError: a start or a replica has no finite energy; the message names its row.
+    """
+    n = settings.ladders * settings.num_temperatures
+    generator = stream(seed, system.name, "start")
+    x = system.starts(n, generator)
+    inner = replicas.langevin
+    steps = round(settings.equilibration / settings.time_step)
+    hot = torch.full((n,), settings.temperatures[-1])
+    # short steps first: minima are met with thermal velocities, which stiff bonds may not survive
+    gentle = Langevin(inner.potential, inner.masses, 0.5 * inner.time_step, _HOT_FRICTION)
+    begun = gentle.start(x, hot, generator)
+    check_finite(system, settings, begun.energy, "at its start")
+    heated = gentle.run(begun, hot, steps, generator)
+    check_finite(system, settings, heated.energy, "while it was heated")
+    state = replicas.run(replicas.start(heated.positions, generator), steps, generator)
+    check_finite(system, settings, state.dynamics.energy, "in equilibration")
+    fresh = replicas.start(state.dynamics.positions, generator)
+    return replace(fresh, dynamics=state.dynamics)
+
+
+def check_finite(
+    system: Simulable, settings: SimulationSettings, energy: Tensor, when: str
+) -> None:
+    """Refuse to go on with replicas that have no finite energy (rows,).
+
+    Raises:
+        SimulationError: some have none; the message names the system and the first such row.
+    """
+    rows = (~energy.isfinite()).nonzero().flatten().tolist()
+    if not rows:
+        return
+    ladder, rung = divmod(rows[0], settings.num_temperatures)
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    raise SimulationError(
+        f"{system.name}: replica row {rows[0]} (ladder {ladder + 1}, "
+        f"{settings.temperatures[rung]:.0f} K){more} has no finite energy {when}",
+        "use a shorter --time-step or --masses uniform",
+    )
+
+
+def _pack(state: SimulationState) -> Tensors:
+    parts = {"dynamics": state.replicas.dynamics, "trips": state.trips}
+    inner = {f"{part}.{k}": v for part, held in parts.items() for k, v in pack(held).items()}
+    return {**inner, **pack(state.replicas), **pack(state)}
+
+
+def _unpack(packed: Tensors) -> SimulationState:
+    def part(cls: type, prefix: str = "") -> Tensors:
+        names = [field.name for field in fields(cls)]
+        return {name: packed[prefix + name] for name in names if prefix + name in packed}
+
+    dynamics = DynamicsState(**part(DynamicsState, "dynamics."))
+    return SimulationState(
+        replicas=ReplicaState(dynamics=dynamics, **part(ReplicaState)),
+        trips=BarrierTrips(**part(BarrierTrips, "trips.")),
+        snapshots=int(packed["snapshots"]),
+        dropped=int(packed["dropped"]),
+    )
+
+
+def summarise(job: Job) -> SimulationSummary:
+    """What is worth knowing about a simulation where it stands."""
+    state, settings = job.state, job.settings
+    acceptance = state.replicas.accepted / state.replicas.attempted.clamp_min(1)
+    round_trips = int(state.replicas.round_trips.sum())
+    return SimulationSummary(
+        snapshots=state.snapshots,
+        frames=state.snapshots * settings.ladders - state.dropped,
+        dropped=state.dropped,
+        acceptance=tuple(acceptance.tolist()),
+        round_trips=round_trips,
+        mixing=mixing_report(state.trips, job.torsions, settings.num_temperatures, round_trips),
+    )
