@@ -7,6 +7,7 @@ potentials other than a force field, in torch. Both split a step alike and diffe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from ..forcefield.stepping import Job, Rows, StepSettings, advance
 
 GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
 _NOISE_STEPS = 16  # steps whose noise is drawn in one call
+
+Draw = Callable[[int, Tensor], Tensor]
+"""Standard normals (k, *shape of x) for a number k of steps and the positions x."""
 
 
 class NonFiniteStart(ValueError):
@@ -123,7 +127,7 @@ class Langevin:
         """
         job = self.job(state, temperature, generator)
         if job is None:
-            return self._run_torch(state, temperature, steps, generator)
+            return self.run_torch(state, temperature, steps, drawing_from(generator))
         advance([job], steps, num_threads(self.potential))
         return job_state(job)
 
@@ -150,27 +154,45 @@ class Langevin:
             kick.to(dtype).contiguous(), spread.to(dtype).contiguous(), 0.5 * self.time_step, keep
         )
 
-    def _run_torch(
-        self, state: DynamicsState, temperature: Tensor, steps: int, generator: torch.Generator
+    def run_torch(
+        self, state: DynamicsState, temperature: Tensor, steps: int, draw: Draw
     ) -> DynamicsState:
+        """As ``run``, step by step in torch on any device.
+
+        Args:
+            state: where to start; it is left as it is.
+            temperature: (n,) K.
+            steps: number of force evaluations.
+            draw: gives standard normals of k steps, like (k, n, atoms, 3).
+        """
         x, v = state.positions.clone(), state.velocities.clone()
         energy, forces = state.energy, state.forces
-        kick = (0.5 * self.time_step / self.masses)[..., None].to(x)
-        keep = torch.exp(torch.tensor(-self.friction * self.time_step, dtype=torch.float64))
-        heat = GAS_CONSTANT * temperature.double()[:, None] / self.masses.double()
+        masses = self.masses.to(x.device)
+        kick = (0.5 * self.time_step / masses)[..., None].to(x)
+        keep = math.exp(-self.friction * self.time_step)
+        heat = GAS_CONSTANT * temperature.double()[:, None] / masses.double()
         spread = ((1 - keep**2) * heat).sqrt()[..., None].to(x)
         for first in range(0, steps, _NOISE_STEPS):
-            count = min(_NOISE_STEPS, steps - first)
-            shape = (count, *x.shape)
-            noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=generator.device)
-            for kicks in noise.to(x.device).mul_(spread):
+            noise = draw(min(_NOISE_STEPS, steps - first), x)
+            for kicks in noise.mul_(spread):
                 v.addcmul_(kick, forces)
                 x.add_(v, alpha=0.5 * self.time_step)
-                v.mul_(float(keep)).add_(kicks)
+                v.mul_(keep).add_(kicks)
                 x.add_(v, alpha=0.5 * self.time_step)
                 energy, forces = self.potential.energy_and_forces(x)
                 v.addcmul_(kick, forces)
         return DynamicsState(x, v, energy, forces)
+
+
+def drawing_from(generator: torch.Generator) -> Draw:
+    """Standard normals from a generator, on its own device."""
+
+    def draw(steps: int, x: Tensor) -> Tensor:
+        shape = (steps, *x.shape)
+        noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=generator.device)
+        return noise.to(x.device)
+
+    return draw
 
 
 def job_state(job: Job) -> DynamicsState:

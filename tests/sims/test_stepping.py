@@ -16,7 +16,10 @@ from gensci.sims.dynamics import (
     kinetic_energy,
     run_together,
 )
+from gensci.sims.dynamics.langevin import drawing_from
+from gensci.sims.dynamics.together import run_padded
 from gensci.sims.forcefield import ForceField
+from gensci.sims.forcefield.mixed import MixedForceField
 from gensci.sims.forcefield.native import Kernel, make_kernel
 from gensci.sims.forcefield.parameters import Parameters
 from gensci.sims.forcefield.stepping import Job, Rows, StepSettings, _pieces
@@ -81,7 +84,7 @@ def test_without_friction_the_steps_are_those_of_torch(dtype, tolerance, n):
     langevin = Langevin(field, field.masses.to(dtype), 0.0005, friction=0.0)
     temperature = torch.full((n,), 310.0)
     fused = langevin.run(state, temperature, 12, generator())
-    plain = langevin._run_torch(state, temperature, 12, generator())
+    plain = langevin.run_torch(state, temperature, 12, drawing_from(generator()))
     assert langevin.job(state, temperature, generator()) is not None
     assert torch.allclose(fused.positions, plain.positions, rtol=0, atol=tolerance)
     assert torch.allclose(fused.velocities, plain.velocities, rtol=0, atol=100 * tolerance)
@@ -177,6 +180,42 @@ def test_a_mixed_batch_falls_back_to_torch_member_by_member():
     assert torch.equal(
         end.dynamics.positions, replicas.run(begin, 10, generator(1)).dynamics.positions
     )
+
+
+def test_a_padded_batch_has_the_bits_of_separate_runs():
+    def member(name, seed):
+        field, state = start_of(name, 4, torch.float64, seed)
+        plain = ForceField(field.parameters, fused=False)
+        replicas = ReplicaExchange(Langevin(plain, field.masses), (300.0, 330.0), 5)
+        return Member(replicas, replicas.start(state.positions, generator(seed)), generator(seed))
+
+    names = ("GG", "AA", "Ace-A-Nme")
+    together = run_padded([member(name, k) for k, name in enumerate(names)], 13)
+    for k, name in enumerate(names):
+        alone = member(name, k)
+        end = alone.replicas.run(alone.state, 13, alone.generator)
+        for ours, theirs in zip(
+            vars(together[k].dynamics).values(), vars(end.dynamics).values(), strict=True
+        ):
+            assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+        assert torch.equal(together[k].walker, end.walker)
+
+
+def test_a_mixed_force_field_is_its_parts():
+    fields = [field_of(name) for name in ("GG", "AA")]
+    parts = [conformations("GG"), conformations("AA")[:3]]
+    mixed = MixedForceField(fields, (4, 3))
+    energy, forces = mixed.energy_and_forces(mixed.pad(parts, torch.nan))
+    expected = [f.energy_and_forces(x) for f, x in zip(fields, parts, strict=True)]
+    assert torch.equal(energy, torch.cat([e for e, _ in expected]))
+    for found, (_, force) in zip(mixed.split(forces), expected, strict=True):
+        assert torch.equal(found, force)
+    assert (forces[:4, fields[0].num_atoms :] == 0).all()
+    assert mixed.masses.isinf().sum() == 4 * (fields[1].num_atoms - fields[0].num_atoms)
+    with pytest.raises(ValueError, match="7, 23, 3"):
+        mixed.energy_and_forces(parts[0])
+    with pytest.raises(ValueError, match="counts"):
+        MixedForceField(fields, (4,))
 
 
 def test_a_mixed_batch_refuses_what_cannot_go_together():
