@@ -144,7 +144,6 @@ def test_sampling_a_peptide_imports_no_training_package(checkpoint, work):
         (["--system.temperature", "warm"], "temperature"),
         (["--system.temprature", "300"], "did you mean 'temperature'"),
         (["--system.implicit_solvent", "oil"], "oil"),
-        (["--system.implicit_solvent", "gbn2"], "the GBn2 model"),
         (["--system.cutoff", "0"], "cutoff is 0.0 nm"),
         (["--system.cutoff", "-1"], "cutoff is -1.0 nm"),
     ],

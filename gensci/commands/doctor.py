@@ -9,12 +9,12 @@ import shutil
 
 PACKAGES = (
     "torch", "numpy", "safetensors", "jsonargparse", "openmm", "mdtraj", "pytorch-lightning",
-    "normflows", "e3nn", "matplotlib", "rdkit", "pymatgen", "arviz", "dask",
+    "normflows", "e3nn", "matplotlib", "rdkit", "pymatgen", "arviz", "dask", "triton",
 )  # fmt: skip
 
 
 def doctor() -> int:
-    """Print versions, the device, the two C kernels and the state of every checkpoint.
+    """Print versions, the device, the compiled kernels and the state of every checkpoint.
 
     The exit status is 1 where something that is needed for sampling peptides does not work.
     """
@@ -57,8 +57,10 @@ def _cores() -> int:
 def _show_kernels() -> None:
     from gensci.nn import native_inverse
     from gensci.sims import forcefield
+    from gensci.sims.forcefield.gpu import gpu_status
 
     print(f"force field       {forcefield.kernel_status()}")
+    print(f"on a GPU          {gpu_status()}")
     print(f"flow inverse      {native_inverse.kernel_status()}")
 
 

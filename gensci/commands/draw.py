@@ -205,7 +205,7 @@ def _run(
                 save_seconds=request.save_seconds,
             )
         spent = before + time.monotonic() - begun
-        write_files(folder.path, samples, prepared.peptide)
+        write_files(folder.path, samples, prepared.molecule)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         with contextlib.suppress(OSError):  # a full disk must not hide the first error
@@ -229,17 +229,17 @@ def _run(
     return samples
 
 
-def write_files(path: Path, samples: SampleSet, peptide: Any) -> None:
-    """Write `samples.npz`, and for a peptide `topology.pdb` and `samples.xtc`.
+def write_files(path: Path, samples: SampleSet, molecule: Any) -> None:
+    """Write `samples.npz`, and for a molecule `topology.pdb` and `samples.xtc`.
 
     Raises:
         RunFolderError: The disk refuses.
     """
     try:
         extra = {}
-        if peptide is not None:
-            positions = peptide.positions
-            extra[FRAME_ROWS] = write_trajectory(path, samples, peptide.topology, positions)
+        if molecule is not None:
+            positions = molecule.positions
+            extra[FRAME_ROWS] = write_trajectory(path, samples, molecule.topology, positions)
         write_arrays(path / "samples.npz", samples, **extra)
     except OSError as error:
         raise RunFolderError(

@@ -50,6 +50,8 @@ def list_systems() -> list[str]:
 
     lines = [
         "peptide:AA   one-letter codes, zwitterionic ends; peptide:Ace-A-Nme with caps",
+        "FILE.prmtop  Amber prmtop or parm7, coordinates beside it (FILE.inpcrd .rst7 .pdb ...)",
+        "FILE.xml     OpenMM System, coordinates beside it (FILE.pdb .cif .state.xml ...)",
         "FILE         a FASTA file, a CSV with a column `sequence`, or one system per line",
     ]
     return lines + [f"toy:{name:<20} {first_line(toy)}" for name, toy in TOYS.items()]

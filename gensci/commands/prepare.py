@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import torch
 
 from gensci.core.errors import UsageError
-from gensci.core.registry import SYSTEMS, did_you_mean
+from gensci.core.registry import SYSTEMS
 from gensci.models.checkpoint import checkpoint_name, load_checkpoint
 from gensci.models.proposal import load_proposal
 from gensci.sims.peptide import build_peptide
 from gensci.sims.peptide.parse import parse_peptide
-from gensci.systems import peptide, toy  # noqa: F401  (register their families)
+from gensci.systems import molecule, peptide, toy  # noqa: F401  (register their families)
 from gensci.systems.resolve import SystemChoice
+from gensci.systems.settings import typed_settings
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Prepared:
         target: The unnormalised density.
         proposal: What draws, with a density where there is one.
         settings: Everything about system and model that decides the numbers, for `run.json`.
-        peptide: The built peptide, or None for toys.
+        molecule: Has the `topology` and `positions` of the atoms, or None for toys.
         warnings: What the user must know although the run goes on, a line each.
     """
 
     target: Any
     proposal: Any
     settings: dict[str, Any]
-    peptide: Any = None
+    molecule: Any = None
     warnings: tuple[str, ...] = ()
 
 
@@ -49,7 +49,7 @@ def prepare(
 
     Args:
         choice: From `gensci.systems.resolve`.
-        checkpoint: Name or folder of a model; toys bring a proposal of their own.
+        checkpoint: Name or folder of a model; toys and files bring a proposal of their own.
         device: Where to compute.
         settings: Of the system, as text or values, for example `{"temperature": "330"}`.
         allow_extrapolation: Warn, not refuse, where the checkpoint was not trained for the system.
@@ -59,8 +59,11 @@ def prepare(
         CheckpointError: The checkpoint is absent, truncated or tampered with.
     """
     family = SYSTEMS.get(choice.family)
-    if SYSTEMS.metadata(choice.family)["proposal"] == "own":
+    source = SYSTEMS.metadata(choice.family)["proposal"]
+    if source == "own":
         return _prepare_alone(family, choice, device, settings)
+    if source == "dynamics":
+        return _prepare_file(family, choice, device, settings)
     return _prepare_peptide(family, choice, checkpoint, device, settings, allow_extrapolation)
 
 
@@ -139,30 +142,23 @@ def peptide_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: An unknown setting or a value of the wrong type.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--temperature", type=float, default=peptide.TEMPERATURE)
-    parser.add_function_arguments(build_peptide, skip={"spec"})
-    names = list(parser.get_defaults().as_dict())
-    typed = []
-    for text, value in settings.items():
-        name = text.replace("-", "_")
-        if name not in names:
-            raise UsageError(
-                f"no setting --system.{text} of a peptide",
-                f"{did_you_mean(name, names)}choose from: {', '.join(names)}",
-            )
-        typed.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
-    try:
-        chosen = parser.parse_args(typed).as_dict()
-    except ArgumentError as error:
-        raise UsageError(f"--system settings: {' '.join(str(error).split())}") from error
-    if not chosen["temperature"] > 0:
-        raise UsageError(
-            f"--system.temperature {chosen['temperature']}", "give a positive one in K"
-        )
-    return chosen
+    def declare(parser: Any) -> None:
+        parser.add_argument("--temperature", type=float, default=peptide.TEMPERATURE)
+        parser.add_function_arguments(build_peptide, skip={"spec"})
+
+    return typed_settings(settings, "a peptide", declare)
+
+
+def _prepare_file(
+    family: Any, choice: SystemChoice, device: torch.device, settings: Mapping[str, Any]
+) -> Prepared:
+    """A molecule from a file: no model knows it, so short dynamics make the proposals."""
+    system = family.from_text(choice.text, **settings)
+    target, proposal = (make(device, torch.float32) for make in (system.target, system.proposal))
+    facts = {**system.record(), "system.centroid_scale": system.centroid_scale}
+    facts["device"] = str(device)
+    return Prepared(target, proposal, facts, system, system.warnings())
 
 
 def _prepare_alone(

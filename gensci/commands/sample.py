@@ -23,10 +23,11 @@ def run_sample(
     """Draw samples of a system and keep every weight; the same command again continues.
 
     Args:
-        system: AA, Ace-A-Nme, peptide:AA, toy:double-well, or a file (FASTA, CSV, list).
+        system: AA, Ace-A-Nme, peptide:AA, toy:double-well, a molecule (System .xml or .prmtop with
+            coordinates beside it), or a file of systems (FASTA, CSV, list).
         num_samples: how many to draw of each system.
         sampler: importance, smc, mcmc or direct; `gensci list samplers` shows their settings.
-        checkpoint: name or folder of the model that proposes.
+        checkpoint: name or folder of the model that proposes peptides.
         out: run folder, by default results/NAME; with a file, one sub-folder per system.
         seed: of all randomness; by default it varies, and is written to run.json.
         device: auto, cpu, cuda or cuda:1.

@@ -1,8 +1,13 @@
-"""Sequences that must be left out of training, by file or list; imports no Lightning."""
+"""Sequences that must be left out of training: published ones, and those by file or list.
+
+Imports no Lightning.
+"""
 
 from __future__ import annotations
 
 import json
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from gensci.core.errors import SystemTextError, UsageError
@@ -10,6 +15,17 @@ from gensci.core.registry import normalise_name
 from gensci.sims.peptide.parse import parse_peptide
 
 _EXAMPLE = 'e.g. {"test": ["AA"]}'
+_PUBLISHED = "published_splits.json"
+
+
+@cache
+def published_splits() -> dict[str, str]:
+    """The published sequences that models are judged on, each with its split, ``val`` or ``test``.
+
+    Source: evaluation splits of ManyPeptidesMD, Tan et al. 2025, arXiv:2508.18175.
+    """
+    content = json.loads((files("gensci.data") / _PUBLISHED).read_text(encoding="utf-8"))
+    return {name: split for split in ("val", "test") for name in content[split]}
 
 
 def canonical_name(text: str, option: str = "--system") -> str:
@@ -61,14 +77,32 @@ def read_excluded(exclude: str | None, option: str = "--exclude") -> frozenset[s
     return found
 
 
-def refuse_excluded(names: list[str], exclude: str | None, option: str = "--exclude") -> None:
+def refuse_excluded(
+    names: list[str],
+    exclude: str | None,
+    option: str = "--exclude",
+    *,
+    published: bool = False,
+) -> None:
     """Refuse training sequences that are named in ``exclude``, see ``read_excluded``.
 
+    Args:
+        names: those to be trained on.
+        exclude: path of a file, or the sequences; None for none.
+        option: how the user gave it, for messages.
+        published: refuse the published validation and test sequences too.
+
     Raises:
-        UsageError: some are, or ``exclude`` cannot be read.
+        UsageError: some are there, or ``exclude`` cannot be read.
     """
     found = sorted(read_excluded(exclude, option).intersection(names))
     if found:
         raise UsageError(
             f"training folder holds excluded sequences {', '.join(found[:5])}", "remove them"
+        )
+    known = sorted(published_splits().keys() & set(names)) if published else []
+    if known:
+        raise UsageError(
+            f"training folder holds published validation or test sequences {', '.join(known[:5])}",
+            "remove them, or say --data.include_published true",
         )

@@ -25,11 +25,13 @@ from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.data.exclusions import refuse_excluded
 from gensci.sims.dynamics import GAS_CONSTANT
+from gensci.sims.peptide.parameters import DEFAULT_FORCE_FIELD, system_files
 from gensci.systems.peptide import PeptideSystem
 
 Tensors = dict[str, Tensor]
 Encoder = Callable[[Any], Tensors]
 VALIDATION_PEPTIDES, VALIDATION_FRAMES = 32, 128
+SOLVENT = "obc1"  # of ``molecule``
 
 
 @dataclass
@@ -100,7 +102,8 @@ def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor,
     Raises:
         UsageError: no shard is there.
     """
-    shards = sorted((folder / "shards").glob("*.safetensors"))
+    # a name that begins with a dot is what a killed simulation left half-written
+    shards = sorted((folder / "shards").glob("[!.]*.safetensors"))
     if not shards:
         raise UsageError(f"no training frames in {folder}; make them with 'gensci simulate'")
     temperature = json.loads((folder / "run.json").read_text())["temperature"]
@@ -114,6 +117,23 @@ def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor,
         rows = torch.linspace(0, len(x) - 1, limit).long()
         x, energy = x[rows], energy[rows]
     return x, energy / (GAS_CONSTANT * temperature), temperature
+
+
+def refuse_other_energies(folder: Path) -> None:
+    """Refuse frames of another force field than the one that ``Group.energy`` evaluates.
+
+    Raises:
+        UsageError: `run.json` names another force field, solvent or cutoff.
+    """
+    record = json.loads((folder / "run.json").read_text())
+    own = list(system_files(DEFAULT_FORCE_FIELD, SOLVENT))
+    cutoff = record.get("settings", {}).get("system.cutoff")
+    if record.get("force_field", own) != own or cutoff is not None:
+        names = ", ".join(record.get("force_field", own))
+        raise UsageError(
+            f"frames in {folder} are those of {names}{f', cutoff {cutoff} nm' if cutoff else ''}",
+            f"models are trained with {', '.join(own)}: simulate without --system. settings",
+        )
 
 
 @cache
@@ -184,6 +204,8 @@ class PeptideData(pl.LightningDataModule):
             tenth of the training frames.
         exclude: JSON file with lists of sequences that may not be trained on, or the sequences with
             commas; a training folder of that name is an error.
+        include_published: train on published validation and test sequences too, which otherwise is
+            an error.
         groups_per_batch, frames_per_group, batches_per_epoch, seed: see ``GroupedFrames``.
         max_frames: frames kept of each peptide (evenly thinned), None for all.
     """
@@ -193,6 +215,7 @@ class PeptideData(pl.LightningDataModule):
         root: str,
         validation_root: str | None = None,
         exclude: str | None = None,
+        include_published: bool = False,
         groups_per_batch: int = 8,
         frames_per_group: int = 32,
         batches_per_epoch: int = 500,
@@ -207,6 +230,7 @@ class PeptideData(pl.LightningDataModule):
         limit = self.hparams.max_frames
         groups = []
         for name in peptide_folders(root):
+            refuse_other_energies(root / name)
             x, energy, temperature = read_frames(root / name, limit)
             groups.append(Group(name, x, energy, encoded(name, root, encoder), temperature))
         return groups
@@ -216,7 +240,12 @@ class PeptideData(pl.LightningDataModule):
         h = self.hparams
         root = Path(h.root)
         # before the frames are read, and before encodings are written beside them
-        refuse_excluded(peptide_folders(root), h.exclude, "--data.exclude")
+        refuse_excluded(
+            peptide_folders(root),
+            h.exclude,
+            "--data.exclude",
+            published=not h.include_published,
+        )
         train = self._groups(root)
         self.names = [group.name for group in train]
         if h.validation_root is None:

@@ -30,18 +30,42 @@ def backbone_torsions(topology: Path, positions: Array) -> dict[str, Array]:
         topology: PDB file that fits the positions.
         positions: (n, atoms, 3) nm.
     """
+    return _torsions(topology, positions, _BACKBONE)
+
+
+def all_torsions(topology: Path, positions: Array) -> dict[str, Array]:
+    """Torsions of backbone and side chains in radians, each (n,), those of the backbone first.
+
+    Besides those of ``backbone_torsions`` there are ``omega1`` (of the bond between residues 1 and
+    2) and ``chi1_2`` (chi1 of residue 2).
+
+    Args:
+        topology: PDB file that fits the positions.
+        positions: (n, atoms, 3) nm.
+    """
+    return _torsions(topology, positions, (*_BACKBONE, *_OTHERS))
+
+
+# name, mdtraj's function, which of the four atoms lies in the residue that numbers the torsion
+_BACKBONE = (("phi{}", "compute_phi", 1), ("psi{}", "compute_psi", 0))
+_OTHERS = (
+    ("omega{}", "compute_omega", 0),
+    *((f"chi{k}_{{}}", f"compute_chi{k}", 0) for k in range(1, 6)),
+)
+
+
+def _torsions(
+    topology: Path, positions: Array, kinds: tuple[tuple[str, str, int], ...]
+) -> dict[str, Array]:
     import mdtraj
 
     trajectory = mdtraj.Trajectory(positions, mdtraj.load_pdb(str(topology)).topology)
     named = {}
-    for name, compute, own_atom in (
-        ("phi", mdtraj.compute_phi, 1),
-        ("psi", mdtraj.compute_psi, 0),
-    ):
-        indices, values = compute(trajectory)
+    for name, function, own_atom in kinds:
+        indices, values = getattr(mdtraj, function)(trajectory)
         for atoms, column in zip(indices, values.T, strict=True):
             residue = trajectory.topology.atom(int(atoms[own_atom])).residue.index + 1
-            named[f"{name}{residue}"] = column
+            named[name.format(residue)] = column
     return named
 
 

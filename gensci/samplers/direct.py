@@ -72,7 +72,8 @@ class Direct(OneShot):
         joined = SampleSet.concatenate(shards)
         require_weight(joined, self.name)
         kept, rejected = drop_rejected(joined, torch.isfinite(joined.log_weight))
-        advice = "these are draws of the model alone: use the importance sampler to correct them"
+        remedy = "mcmc" if kept.log_proposal is None else "importance"
+        advice = f"these are draws of the model alone: use the {remedy} sampler to correct them"
         report = verdict(ess=float(len(kept)), ess_fraction=len(kept) / len(joined), advice=advice)
         if kept.log_target is not None:
             report["zero_target_density"] = int((~torch.isfinite(kept.log_target)).sum())

@@ -266,7 +266,10 @@ def _advice(rhat: float, ess: float) -> str:
     if math.isnan(rhat):
         return "too few draws in each chain to judge: raise num_samples or lower num_chains"
     if rhat > 1.05:
-        return f"the chains disagree (R-hat {rhat:.2f}): raise warmup, or use the smc sampler"
+        return (
+            f"the chains disagree (R-hat {rhat:.2f}): raise warmup, or use the smc sampler where "
+            "the proposal has a density"
+        )
     if ess < 50:
         return f"too few effective samples ({ess:.0f}): raise num_samples or thinning"
     return "the chains agree; barriers that none of them crossed cannot be seen"

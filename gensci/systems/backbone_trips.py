@@ -94,7 +94,7 @@ def cores(angles: Tensor, torsions: tuple[BackboneTorsion, ...]) -> Tensor:
 def judged(torsion: BackboneTorsion) -> bool:
     """Whether a torsion must be crossed for good mixing.
 
-    The ring of proline holds its phi, and peptide bonds keep trans for longer than simulations last.
+    The ring of proline holds its phi, and peptide bonds turn too rarely to be asked for.
     """
     return torsion.kind != "omega" and (torsion.kind, torsion.residue_name) != ("phi", "PRO")
 
@@ -159,3 +159,51 @@ def disagreement(share: Tensor) -> float | None:
     if between == 0:
         return 1.0
     return math.sqrt(1 + between / within) if within > 0 else None
+
+
+def mixing_report(
+    trips: BarrierTrips,
+    torsions: tuple[BackboneTorsion, ...],
+    temperatures: int,
+    round_trips: int,
+) -> dict[str, Any]:
+    """Whether a simulation has mixed, and why not.
+
+    Args:
+        trips: counts so far.
+        torsions: those that were followed.
+        temperatures: length of a ladder.
+        round_trips: of all walkers through the temperatures.
+
+    Returns:
+        ``verdict``: ``well mixed``, ``poorly mixed``, or ``not judged`` where no torsion is;
+        ``reasons`` for a poor one; ``torsions``, see ``barrier_report``. In types of JSON.
+    """
+    found = barrier_report(trips, torsions)
+    reasons = []
+    if temperatures > 1 and round_trips < ENOUGH_TRIPS:
+        reasons.append(f"{_trips(round_trips)} through the temperatures")
+    rows = {name: row for name, row in found.items() if row["judged"]}
+    for name, row in sorted(rows.items(), key=lambda item: item[1]["round_trips"]):
+        if row["round_trips"] < ENOUGH_TRIPS:
+            reasons.append(f"{_trips(row['round_trips'])} of {name}")
+    if reasons:
+        reasons[-1] += f" (at least {ENOUGH_TRIPS} wanted)"
+    reasons += [line for name, row in rows.items() if (line := _quarrel(name, row))]
+    verdict = "poorly mixed" if reasons else "well mixed" if rows else "not judged"
+    return {"verdict": verdict, "reasons": reasons, "torsions": found}
+
+
+def _trips(count: int) -> str:
+    return f"{count} round trip{'' if count == 1 else 's'}"
+
+
+def _quarrel(name: str, row: dict[str, Any]) -> str:
+    """Why the ladders do not agree on a torsion, or nothing where they do or are too few."""
+    if row["standard_error"] is None:
+        return ""
+    if row["disagreement"] is None:
+        return f"ladders keep to one basin of {name} each"
+    if row["disagreement"] > LARGEST_DISAGREEMENT:
+        return f"ladders disagree on {name} by {row['disagreement']:.2f}"
+    return ""

@@ -14,15 +14,19 @@ from torch import Tensor
 from gensci.core.errors import SystemTextError, UsageError
 from gensci.core.protocols import Tensors
 from gensci.core.registry import SYSTEMS
-from gensci.sims.dynamics import GAS_CONSTANT
+from gensci.sims.dynamics import GAS_CONSTANT, relax
 from gensci.sims.forcefield import ForceField
 from gensci.sims.peptide import Peptide, build_peptide
+from gensci.systems.simulation import SimulationError
 
 if TYPE_CHECKING:
+    import numpy as np
     from openmm import app
 
 TEMPERATURE = 310.0  # K, body temperature
 CENTROID_SCALE = 0.35  # nm, the scale by which the networks standardise positions
+_RELAX_STEPS = 250
+_DRAWS = 8
 
 
 class PeptideTarget:
@@ -142,6 +146,53 @@ class PeptideSystem:
     def force_field(self) -> ForceField:
         """The batched potential energy, on the device and in the precision of its argument."""
         return ForceField.from_openmm(self.peptide.system)
+
+    @property
+    def bonds(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of atom indices."""
+        return self.peptide.bonds
+
+    @property
+    def force_field_names(self) -> tuple[str, ...]:
+        """Names of the OpenMM force-field files."""
+        return self.peptide.force_field
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(atoms, 3) float64 nm, a minimised geometry."""
+        return self.peptide.positions
+
+    def natural(self, x: Tensor) -> Tensor:
+        """(n,) bool: every stereocentre of x (n, atoms, 3) has its natural (L) handedness."""
+        return self.peptide.chirality(x)
+
+    def starts(self, n: int, generator: torch.Generator) -> Tensor:
+        """Conformations with random backbone and side-chain torsions, relaxed.
+
+        Draws are made until ``n`` have natural handedness and an energy that rules out a side chain
+        threaded through a ring.
+
+        Returns:
+            (n, atoms, 3) float32 nm.
+
+        Raises:
+            SimulationError: too few usable starts.
+        """
+        found: list[Tensor] = []
+        force_field = self.force_field.to(dtype=torch.float32)
+        margin = 150.0 + 5.0 * self.peptide.num_atoms  # kJ/mol; a threaded ring costs several 100
+        for _ in range(_DRAWS):
+            scattered = self.peptide.scattered(n, generator).float()
+            x, energy = relax(force_field, scattered, _RELAX_STEPS)
+            usable = self.natural(x) & (energy < energy.min() + margin)
+            found.append(x[usable])
+            if sum(map(len, found)) >= n:
+                return torch.cat(found)[:n]
+        raise SimulationError(
+            f"peptide {self.name}: only {sum(map(len, found))} of {n} random starts could be "
+            "relaxed",
+            "use fewer --ladders",
+        )
 
     def target(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from gensci.core.errors import SystemTextError
 from gensci.core.registry import did_you_mean, normalise_name
+from gensci.sims.molecule import SUFFIXES as MOLECULE_SUFFIXES
 from gensci.sims.peptide.parse import parse_peptide
 from gensci.sims.toys import TOYS
 from gensci.systems.spellings import composition, is_smiles
 
-FAMILIES = ("peptide", "crystal", "smiles", "lisa", "toy")
+FAMILIES = ("peptide", "crystal", "smiles", "lisa", "toy", "file")
 UNAVAILABLE = {
     "crystal": "crystal compositions",
     "smiles": "molecules by SMILES",
@@ -33,7 +35,7 @@ class SystemChoice:
 
     Attributes:
         family: One of `FAMILIES`.
-        text: Canonical spelling within the family, for example `Ace-A-Nme`.
+        text: Canonical spelling within the family, for example `Ace-A-Nme`; the path of a file.
         label: Name given in a file (the FASTA identifier), or empty.
     """
 
@@ -49,7 +51,8 @@ class SystemChoice:
     @property
     def folder(self) -> str:
         """A name for its folder, safe on every file system."""
-        return re.sub(r"[^A-Za-z0-9._+=-]+", "_", self.label or self.text).strip(".") or "system"
+        name = Path(self.text).stem if self.family == "file" else self.text
+        return re.sub(r"[^A-Za-z0-9._+=-]+", "_", self.label or name).strip(".") or "system"
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,9 @@ def resolve(text: str) -> Resolved:
     """Find out what `--system TEXT` means; builds nothing.
 
     Args:
-        text: `family:name`, a name that exactly one family reads, or a file (FASTA, CSV with a
-            column `system`, `sequence` or `smiles`, or one text per line).
+        text: `family:name`, a name that exactly one family reads, a molecule's file (System XML or
+            prmtop), or a file of systems (FASTA, CSV with a column `system`, `sequence` or
+            `smiles`, or one text per line).
 
     Raises:
         SystemTextError: No reading, several readings, a family that this version cannot sample, or
@@ -85,7 +89,7 @@ def resolve(text: str) -> Resolved:
 
 
 def resolve_one(text: str) -> SystemChoice:
-    """The one system that `text` means. See `resolve`; files are not looked for."""
+    """The one system that `text` means. See `resolve`; files of systems are not looked for."""
     choice = _prefixed(text) or _only_reading(text)
     if choice.family in UNAVAILABLE:
         raise SystemTextError(
@@ -93,6 +97,8 @@ def resolve_one(text: str) -> SystemChoice:
             "this version",
             "use a peptide (peptide:AA) or a toy (`gensci list systems`)",
         )
+    if choice.family == "file" and not os.path.isfile(choice.text):
+        raise SystemTextError(f"--system {choice.text}: no such file", "check the path")
     return choice
 
 
@@ -114,8 +120,15 @@ def _read(family: str, text: str) -> str | None:
         return text if is_smiles(text) else None
     if family == "lisa":
         return text.lower() if text.lower() in LISA_NAMES else None
+    if family == "file":
+        return text if is_molecule_file(text) else None
     name = normalise_name(text)
     return name if name in TOYS else None
+
+
+def is_molecule_file(text: str) -> bool:
+    """Whether a text has the suffix of a System XML or prmtop, whether or not it is there."""
+    return "\0" not in text and Path(text).suffix.lower() in MOLECULE_SUFFIXES
 
 
 def _prefixed(text: str) -> SystemChoice | None:
@@ -164,13 +177,16 @@ def _why_not(family: str, name: str) -> str:
             return str(error)
     if family == "toy":
         return f"no such toy; {did_you_mean(name, list(TOYS))}choose from: {', '.join(TOYS)}"
-    example = {"crystal": "crystal:TiO2", "smiles": "smiles:CCO", "lisa": "lisa:mbhb"}[family]
+    examples = {"crystal": "TiO2", "smiles": "CCO", "lisa": "mbhb", "file": "molecule.prmtop"}
+    example = f"{family}:{examples[family]}"
     return f"this is not a {family} text; write it like {example}"
 
 
 def _names_a_file(text: str) -> bool:
     """Whether a text means a file: by its suffix, or because it is one and nothing else."""
     if _PREFIX.fullmatch(text) and text.partition(":")[0].lower() in FAMILIES:
+        return False
+    if is_molecule_file(text):
         return False
     path = Path(text)
     if path.suffix.lower() in FILE_SUFFIXES:
@@ -248,10 +264,16 @@ def _lines(path: Path, text: str) -> list[tuple[str, str, str]]:
 
 def _entry(path: Path, place: str, label: str, text: str) -> SystemChoice:
     try:
-        choice = resolve_one(text)
+        choice = resolve_one(_beside(path, text))
     except SystemTextError as error:
         raise SystemTextError(f"{path}, {place}: {error}") from error
     return SystemChoice(choice.family, choice.text, label)
+
+
+def _beside(path: Path, text: str) -> str:
+    """A molecule's file in a list is looked for beside the list, and nowhere else."""
+    name = text.removeprefix("file:").strip()
+    return f"file:{path.parent / name}" if is_molecule_file(name) else text
 
 
 def _check_distinct(path: Path, choices: tuple[SystemChoice, ...]) -> None:

@@ -6,25 +6,25 @@ simulation can be made longer at any time: the bits are those of a run that was 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from gensci.core.packing import pack
-from gensci.core.protocols import Progress, Store, Tensors
+from gensci.core.protocols import Store, Tensors
 from gensci.core.random import stream
 from gensci.sims.dynamics import (
     DynamicsState,
     Langevin,
+    NonFiniteStart,
     ReplicaExchange,
     ReplicaState,
     repartitioned_masses,
 )
 from gensci.sims.peptide.backbone import BackboneTorsion, find_backbone, torsion_angles
-from gensci.systems.backbone_trips import BarrierTrips, cores
-from gensci.systems.mixing import mixing_report
+from gensci.systems.backbone_trips import BarrierTrips, cores, mixing_report
 from gensci.systems.simulation import (
     Simulable,
     SimulationError,
@@ -86,7 +86,7 @@ def simulate_system(
     *,
     seed: int,
     store: Store,
-    progress: Progress | None = None,
+    progress: Callable[[SimulationSummary], None] | None = None,
 ) -> SimulationSummary:
     """Simulate a molecule and save its frames; goes on where the store ends.
 
@@ -100,7 +100,7 @@ def simulate_system(
         settings: see ``SimulationSettings``.
         seed: of the starts, the noise and the exchanges.
         store: where shards and the state behind the last of them are kept.
-        progress: called after every shard with the snapshots done, those asked for and the name.
+        progress: called after every shard that is stored, with what is known so far.
 
     Raises:
         SimulationError: an energy is no longer finite.
@@ -113,8 +113,14 @@ def simulate_system(
         store.save_shard(index, _extended(store.load_shard(index), frames, first, settings))
         store.save_state(STATE, _pack(job.state))
         if progress is not None:
-            progress(job.state.snapshots, settings.snapshots, system.name)
+            progress(summarise(job))
     return summarise(job)
+
+
+def stored_snapshots(store: Store) -> int:
+    """Frames of each ladder that a store has the state behind."""
+    packed = store.load_state(STATE)
+    return 0 if packed is None else int(packed["snapshots"])
 
 
 def begin(system: Simulable, settings: SimulationSettings, seed: int, store: Store) -> Job:
@@ -142,21 +148,31 @@ def advance(jobs: Sequence[Job]) -> list[tuple[Job, Tensors]]:
     Raises:
         SimulationError: an energy is no longer finite; the message names the system.
     """
-    return [_to_shard_end(job) for job in jobs]
+    jobs, frames = list(jobs), [[] for _ in jobs]
+    ends = [job.settings.shard_end(job.state.snapshots) for job in jobs]
+    while moving := [k for k, job in enumerate(jobs) if job.state.snapshots < ends[k]]:
+        moved = _to_next_frame([jobs[k] for k in moving])
+        for k, replicas in zip(moving, moved, strict=True):
+            jobs[k], frame = _recorded(jobs[k], replicas)
+            frames[k].append(frame)
+    return [(job, _joined(held)) for job, held in zip(jobs, frames, strict=True)]
 
 
-def _to_shard_end(job: Job) -> tuple[Job, Tensors]:
-    frames = []
-    for _ in range(job.state.snapshots, job.settings.shard_end(job.state.snapshots)):
-        job, frame = _next_frame(job)
-        frames.append(frame)
-    return job, _joined(frames)
+def _to_next_frame(jobs: Sequence[Job]) -> list[ReplicaState]:
+    """The replicas one frame later, each job with a stream of its own."""
+    return [
+        job.replicas.run(
+            job.state.replicas,
+            job.settings.steps_per_frame,
+            stream(job.seed, job.system.name, "snapshot", job.state.snapshots),
+        )
+        for job in jobs
+    ]
 
 
-def _next_frame(job: Job) -> tuple[Job, Tensors]:
+def _recorded(job: Job, replicas: ReplicaState) -> tuple[Job, Tensors]:
+    """The job with its replicas at the next frame, and that frame at the coldest temperature."""
     settings, number = job.settings, job.state.snapshots
-    generator = stream(job.seed, job.system.name, "snapshot", number)
-    replicas = job.replicas.run(job.state.replicas, settings.steps_per_frame, generator)
     dynamics = replicas.dynamics
     check_finite(job.system, settings, dynamics.energy, f"at frame {number + 1}")
     coldest = slice(None, None, settings.num_temperatures)
@@ -188,7 +204,8 @@ def _observed(job: Job, replicas: ReplicaState) -> BarrierTrips:
 
 def _joined(frames: Sequence[Tensors]) -> Tensors:
     joined = {
-        name: torch.cat([frame[name] for frame in frames]) for name in frames[0].keys() - {"dropped"}
+        name: torch.cat([frame[name] for frame in frames])
+        for name in frames[0].keys() - {"dropped"}
     }
     return {**joined, "dropped": torch.stack([frame["dropped"] for frame in frames]).sum()}
 
@@ -249,6 +266,15 @@ def equilibrated(
     Raises:
         SimulationError: a start or a replica has no finite energy; the message names its row.
     """
+    try:
+        return _equilibrated(system, replicas, settings, seed)
+    except NonFiniteStart as error:
+        raise SimulationError(f"{system.name}: {error}") from error
+
+
+def _equilibrated(
+    system: Simulable, replicas: ReplicaExchange, settings: SimulationSettings, seed: int
+) -> ReplicaState:
     n = settings.ladders * settings.num_temperatures
     generator = stream(seed, system.name, "start")
     x = system.starts(n, generator)
@@ -257,9 +283,7 @@ def equilibrated(
     hot = torch.full((n,), settings.temperatures[-1])
     # short steps first: minima are met with thermal velocities, which stiff bonds may not survive
     gentle = Langevin(inner.potential, inner.masses, 0.5 * inner.time_step, _HOT_FRICTION)
-    begun = gentle.start(x, hot, generator)
-    check_finite(system, settings, begun.energy, "at its start")
-    heated = gentle.run(begun, hot, steps, generator)
+    heated = gentle.run(gentle.start(x, hot, generator), hot, steps, generator)
     check_finite(system, settings, heated.energy, "while it was heated")
     state = replicas.run(replicas.start(heated.positions, generator), steps, generator)
     check_finite(system, settings, state.dynamics.energy, "in equilibration")

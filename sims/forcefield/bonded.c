@@ -1,4 +1,5 @@
-/* Bonds, angles and torsions. Positions and forces are V[atoms][3]. */
+/* Bonds, angles and torsions. Positions and forces are V[atoms][3]; forces are added if asked for.
+ */
 
 INLINE V dot(const V a[3], const V b[3]) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
 
@@ -14,7 +15,7 @@ INLINE void between(const V from[3], const V to[3], V d[3])
     for (int c = 0; c < 3; c++) d[c] = to[c] - from[c];
 }
 
-static V bonds(const Model *m, V (*x)[3], V (*f)[3])
+INLINE V bonds(const Model *m, V (*x)[3], V (*f)[3], int forces)
 {
     V energy = splat(0);
     for (int b = 0; b < m->bonds; b++) {
@@ -26,6 +27,7 @@ static V bonds(const Model *m, V (*x)[3], V (*f)[3])
         V stretch = r2 * inverse - m->bond[2 * b];
         V pull = m->bond[2 * b + 1] * stretch;
         energy += R(0.5) * pull * stretch;
+        if (!forces) continue;
         pull *= inverse;
         for (int c = 0; c < 3; c++) {
             f[at[0]][c] += pull * d[c];
@@ -35,7 +37,7 @@ static V bonds(const Model *m, V (*x)[3], V (*f)[3])
     return energy;
 }
 
-static V angles(const Model *m, V (*x)[3], V (*f)[3])
+INLINE V angles(const Model *m, V (*x)[3], V (*f)[3], int forces)
 {
     V energy = splat(0), tiny = splat(R(1e-12));
     for (int k = 0; k < m->angles; k++) {
@@ -49,6 +51,7 @@ static V angles(const Model *m, V (*x)[3], V (*f)[3])
         V bend = angle_of(dot(c, c) * inverse, ab) - m->angle[2 * k];
         V torque = m->angle[2 * k + 1] * bend;
         energy += R(0.5) * torque * bend;
+        if (!forces) continue;
         torque *= inverse;
         V along_a = torque * ab * rcp(larger(dot(a, a), tiny));
         V along_b = torque * ab * rcp(larger(dot(b, b), tiny));
@@ -79,7 +82,7 @@ INLINE V series(const real *a, int order, V cos1, V sin1, V *slope)
 }
 
 /* Forces after Blondel and Karplus 1996, free of singularities but for collinear atoms. */
-static V torsions(const Model *m, V (*x)[3], V (*f)[3])
+INLINE V torsions(const Model *m, V (*x)[3], V (*f)[3], int forces)
 {
     V energy = splat(0), tiny = splat(R(1e-12));
     for (int k = 0; k < m->torsions; k++) {
@@ -96,6 +99,7 @@ static V torsions(const Model *m, V (*x)[3], V (*f)[3])
         const real *coefficients = m->torsion + 2 * (MAX_PERIODICITY + 1) * k;
         energy += series(coefficients, m->torsion_order[k], dot(u, v) * scale,
                          dot(b1, v) * axis * scale, &slope);
+        if (!forces) continue;
         V on_u = slope * axis * rcp(larger(uu, tiny));
         V on_v = slope * axis * rcp(larger(vv, tiny));
         V s = dot(b1, b2) * inverse * inverse, t = dot(b3, b2) * inverse * inverse;

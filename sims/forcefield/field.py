@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from . import native
+from .gpu import GpuKernel, make_gpu_kernel
 from .parameters import Parameters
 from .reader import read_system
 from .terms import energy_terms
@@ -19,16 +20,16 @@ _PAIRS_AT_ONCE = 2_000_000  # bounds the memory of autograd: some 50 floats are 
 class ForceField:
     """The potential energy of one molecule, for many conformations at once.
 
-    On the CPU a fused C kernel does the work where a C compiler is at hand; elsewhere plain torch
-    does. Conformations whose energy is not a number
-    (non-finite positions) get the energy +inf and zero force, so that their weight is zero and
-    no other row notices.
+    On the CPU a fused C kernel does the work where a C compiler is at hand, on a GPU fused Triton
+    kernels where triton is installed; elsewhere plain torch does. Conformations whose energy is
+    not a number (non-finite positions) get the energy +inf and zero force, so that their weight
+    is zero and no other row notices.
 
     Args:
         parameters: the numbers of the force field.
         device: where to evaluate; by default where the positions are.
         dtype: float32 or float64 to evaluate in; by default that of the positions.
-        fused: whether the C kernel may be used.
+        fused: whether the fused kernels may be used.
         num_threads: threads of the C kernel; by default torch.get_num_threads().
     """
 
@@ -49,7 +50,7 @@ class ForceField:
         self.fused = fused
         self.num_threads = num_threads
         self._converted: dict[tuple[torch.device, torch.dtype], Parameters] = {}
-        self._kernels: dict[torch.dtype, native.Kernel | None] = {}
+        self._kernels: dict[tuple[torch.device, torch.dtype], native.Kernel | GpuKernel | None] = {}
 
     @classmethod
     def from_openmm(cls, system: "openmm.System", **settings: Any) -> Self:
@@ -85,6 +86,7 @@ class ForceField:
     def energy(self, x: torch.Tensor) -> torch.Tensor:
         """Potential energy, differentiable with respect to x.
 
+        On the CPU the bits are those of energy_and_forces, at less cost.
         First derivatives come from the C kernel where it is active, second ones from plain torch,
         at its cost; for higher ones make the force field with `fused=False`.
 
@@ -147,17 +149,23 @@ class ForceField:
             raise ValueError(f"positions are {x.dtype}; give float32 or float64")
         return x
 
-    def _kernel(self, x: torch.Tensor) -> "native.Kernel | None":
-        if not self.fused or x.device.type != "cpu":
+    def _kernel(self, x: torch.Tensor) -> "native.Kernel | GpuKernel | None":
+        if not self.fused:
             return None
-        if x.dtype not in self._kernels:
-            self._kernels[x.dtype] = native.make_kernel(self.parameters, x.dtype)
-        return self._kernels[x.dtype]
+        key = (x.device, x.dtype)
+        if key not in self._kernels:
+            self._kernels[key] = (
+                native.make_kernel(self.parameters, x.dtype)
+                if x.device.type == "cpu"
+                else make_gpu_kernel(self.parameters, x.dtype, x.device)
+            )
+        return self._kernels[key]
 
     def fused_kernel(self, x: torch.Tensor) -> "native.Kernel | None":
         """The C kernel that evaluates positions like x; None where torch does."""
         ours = self.device in (None, x.device) and self.dtype in (None, x.dtype)
-        return self._kernel(x) if ours and x.dtype in (torch.float32, torch.float64) else None
+        ours = ours and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+        return self._kernel(x) if ours else None
 
     def _rows_at_once(self) -> int:
         return max(1, _PAIRS_AT_ONCE // self.num_atoms**2)

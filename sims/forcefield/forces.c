@@ -6,18 +6,18 @@ INLINE D potential(const Model *m, Block *w, V *rate, int forces)
 {
     V single = splat(0);
     if (m->has_born) {
-        born_integrals(m, w);
+        born_integrals(m, w, forces);
         single = born_radii(m, w, rate);
     } else {
         distances(m, w);
     }
-    D total = pair_energies(m, w) + wide(single);
+    D total = pair_energies(m, w, forces) + wide(single);
     if (forces) {
         for (int i = 0; m->has_born && i < m->atoms; i++) w->chain[i] *= rate[i];
         pair_forces(m, w);
     }
-    total += wide(bonds(m, w->x, w->f)) + wide(angles(m, w->x, w->f));
-    return total + wide(torsions(m, w->x, w->f));
+    total += wide(bonds(m, w->x, w->f, forces)) + wide(angles(m, w->x, w->f, forces));
+    return total + wide(torsions(m, w->x, w->f, forces));
 }
 
 /* Energies of the lanes of w->x in kJ/mol; with forces, adds the forces to w->f, which otherwise

@@ -91,6 +91,19 @@ INLINE V rcp(V x) { return R(1.0) / x; }
 
 #endif
 
+/* A product as it is. The compiler fuses a product into a sum or not depending on what else becomes
+ * of it; where that differs between energies alone and energies with forces, this keeps their bits
+ * the same. */
+INLINE V rounded(V x)
+{
+#if defined(__x86_64__)
+    __asm__("" : "+v"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+}
+
 INLINE V root(V x) { return x * rsqrt(x); } /* x > 0 */
 
 #ifdef GENSCI_DOUBLE

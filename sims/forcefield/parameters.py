@@ -11,27 +11,54 @@ MAX_PERIODICITY = 6
 """Highest multiple of a dihedral angle that the kernels evaluate."""
 
 
+NECK_SHARPNESS = (100.0, 0.3e6)
+"""nm^-2 and nm^-6: a neck falls off with d, the distance less that of its maximum, as
+1 / (1 + 100 d^2 + 0.3e6 d^6)."""
+
+
 @dataclass(frozen=True)
 class BornParameters:
-    """An OBC generalised Born model (Onufriev, Bashford, Case 2004, doi:10.1002/prot.20033).
+    """A generalised Born model: HCT, OBC1, OBC2, GBn or GBn2, with or without salt.
+
+    With the Born integral I_i = sum_j [H_ij + neck_ij] (H of Hawkins, Cramer, Truhlar 1995,
+    doi:10.1016/0009-2614(95)01082-K) and psi = I offset_radius, the Born radius B is
+    1/B = 1/offset_radius - tanh(alpha_1 psi + alpha_2 psi^2 + alpha_3 psi^3) / radius
+    (Onufriev, Bashford, Case 2004, doi:10.1002/prot.20033), or in HCT 1/B = 1/offset_radius - I.
+    A neck (Mongan et al. 2007, doi:10.1021/ct600085e) adds neck_value / (1 + 100 d^2 + 0.3e6 d^6)
+    with d = r - neck_distance wherever r <= radius_i + radius_j + neck_cut. The polar energy of a
+    pair is charge_i charge_j g(f) / f, of an atom charge^2 g(B) / 2B, with
+    g(f) = prefactor - screened (1 - exp(-kappa f)) (Srinivasan et al. 1999).
 
     Attributes:
         charge: (atoms,) e.
         offset_radius: (atoms,) nm, the intrinsic radius less the dielectric offset.
-        scaled_radius: (atoms,) nm, the overlap scale times the offset radius.
+        scaled_radius: (atoms,) nm, the overlap scale times the offset radius; may be negative.
         radius: (atoms,) nm, the intrinsic radius.
-        alpha: coefficients of psi, psi^2 and psi^3 inside the tanh.
+        alpha: (atoms, 3) coefficients of psi, psi^2 and psi^3 inside the tanh; zero in HCT.
+        tanh: whether the Born radius is bent by the tanh; false in HCT.
         prefactor: kJ nm / (mol e^2), negative for a solvent more polar than the solute.
-        surface: kJ / (mol nm^2), coefficient of (r + 0.14)^2 (r / B)^6.
+        surface: kJ / (mol nm^2), coefficient of (radius + 0.14)^2 (radius / B)^6; zero for none.
+        kappa: nm^-1, inverse Debye length of salt; zero for none.
+        screened: kJ nm / (mol e^2), the part of the prefactor that salt screens; zero for none.
+        neck_value: (atoms, atoms) nm^-1, [i, j] is the height of what j adds to the integral of i;
+            None in a model without necks.
+        neck_distance: (atoms, atoms) nm, [i, j] is where that is greatest; None likewise.
+        neck_cut: nm; zero likewise.
     """
 
     charge: torch.Tensor
     offset_radius: torch.Tensor
     scaled_radius: torch.Tensor
     radius: torch.Tensor
-    alpha: tuple[float, float, float]
+    alpha: torch.Tensor
+    tanh: bool
     prefactor: float
     surface: float
+    kappa: float = 0.0
+    screened: float = 0.0
+    neck_value: torch.Tensor | None = None
+    neck_distance: torch.Tensor | None = None
+    neck_cut: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +77,9 @@ class Parameters:
         born: the implicit solvent, or None in vacuum.
         cutoff: nm, or None.
         krf, crf: reaction-field constants, nm^-3 and nm^-1; zero without a cutoff.
+        switch: nm, where the switching function of the Lennard-Jones energy begins, or None. With
+            t = (r - switch) / (cutoff - switch) it is 1 - 10 t^3 + 15 t^4 - 6 t^5; like the cutoff
+            it applies to the pairs of reaction_field.
     """
 
     masses: torch.Tensor
@@ -70,6 +100,7 @@ class Parameters:
     cutoff: float | None
     krf: float
     crf: float
+    switch: float | None = None
 
     @property
     def num_atoms(self) -> int:

@@ -1,6 +1,7 @@
 """Reads an OpenMM System into tensors, refusing whatever it would have to ignore."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,70 +16,106 @@ if TYPE_CHECKING:
 
 _IGNORED = ("CMMotionRemover",)
 _ONCE = ("NonbondedForce", "GBSAOBCForce", "CustomGBForce")
-_READ = ("HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce", *_ONCE)
+_READ = (
+    "HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce", "RBTorsionForce", *_ONCE,
+)  # fmt: skip
+_REMEDY = (
+    "give a System of harmonic bonds and angles, periodic torsions, one NonbondedForce and at most "
+    "one generalised Born solvent, as amber14-all.xml makes it"
+)
+_REMEDIES = {
+    "CMAPTorsionForce": "use a force field without CMAP, such as amber14-all.xml",
+    "LCPOForce": "use the surface term ACE or none (sasaMethod='ACE' or None)",
+    "MonteCarloBarostat": "remove it, for there is no periodic box",
+    "AndersenThermostat": "remove it, for the dynamics has a thermostat of its own",
+}
 
 
 def read_system(system: "openmm.System") -> Parameters:
     """Reads every term of a System.
 
     Raises:
-        UnsupportedForce: naming the force or feature (constraints, virtual sites, periodic box,
-            switching function, an implicit solvent other than OBC) that cannot be represented.
+        UnsupportedForce: naming the force or feature (constraints, virtual sites, massless
+            particles, periodic box, parameters that are not finite, an implicit solvent that is
+            not known) that cannot be represented.
     """
     _refuse_features(system)
     forces = _sort_forces(system)
-    nonbonded = _single(forces, "NonbondedForce")
-    pairs = _read_nonbonded(nonbonded, system.getNumParticles())
-    return Parameters(
-        masses=torch.tensor([_plain(system.getParticleMass(i)) for i in range(len_atoms(system))],
-                            dtype=torch.float64),
+    atoms = int(system.getNumParticles())
+    pairs = _read_nonbonded(_single(forces, "NonbondedForce"), atoms)
+    masses = [_plain(system.getParticleMass(i)) for i in range(atoms)]
+    parameters = Parameters(
+        masses=torch.tensor(masses, dtype=torch.float64),
         **_read_bonds(forces["HarmonicBondForce"]),
         **_read_angles(forces["HarmonicAngleForce"]),
-        **_read_torsions(forces["PeriodicTorsionForce"]),
+        **_read_torsions(forces["PeriodicTorsionForce"], forces["RBTorsionForce"]),
         **pairs,
         born=_read_born(forces, pairs["cutoff"]),
-    )  # fmt: skip
+    )
+    refuse_infinite(parameters)
+    return parameters
 
 
-def len_atoms(system: "openmm.System") -> int:
-    """Number of particles of a System."""
-    return int(system.getNumParticles())
+def refuse_infinite(parameters: Parameters | BornParameters) -> None:
+    """Refuses numbers that would make every energy meaningless.
+
+    Raises:
+        UnsupportedForce: naming the parameter and the atoms or terms.
+    """
+    for name, value in vars(parameters).items():
+        if isinstance(value, BornParameters):
+            refuse_infinite(value)
+        elif isinstance(value, torch.Tensor | float):
+            bad = (~torch.as_tensor(value).isfinite()).nonzero()
+            if len(bad):
+                where = f" at {tuple(bad[0].tolist())}" if bad.shape[1] else ""
+                raise UnsupportedForce(
+                    f"the System has {len(bad)} parameters that are not finite, first "
+                    f"{name}{where}; correct the force field"
+                )
 
 
 def _refuse_features(system: "openmm.System") -> None:
+    atoms = range(system.getNumParticles())
     if system.getNumConstraints():
         raise UnsupportedForce(
             f"the System has {system.getNumConstraints()} constraints; build it with "
             "constraints=None and rigidWater=False"
         )
-    if any(system.isVirtualSite(i) for i in range(system.getNumParticles())):
+    if any(system.isVirtualSite(i) for i in atoms):
         raise UnsupportedForce("the System has virtual sites; use a model without them")
+    massless = [i for i in atoms if _plain(system.getParticleMass(i)) <= 0]
+    if massless:
+        raise UnsupportedForce(
+            f"particle {massless[0]} has no mass, so OpenMM would hold it in place; give every "
+            "particle a positive mass"
+        )
 
 
 def _sort_forces(system: "openmm.System") -> dict[str, list[Any]]:
+    present = [f for f in system.getForces() if type(f).__name__ not in _IGNORED]
+    unknown = dict.fromkeys(type(f).__name__ for f in present if _known_name(f) is None)
+    if unknown:
+        remedy = next((_REMEDIES[name] for name in unknown if name in _REMEDIES), _REMEDY)
+        verb = "is" if len(unknown) == 1 else "are"
+        raise UnsupportedForce(f"{', '.join(unknown)} {verb} not supported; {remedy}")
     forces: dict[str, list[Any]] = defaultdict(list)
-    for force in system.getForces():
-        name = type(force).__name__
-        if name in _IGNORED:
-            continue
-        if name not in _READ and not name.startswith("GBSAOBC"):
-            raise UnsupportedForce(f"{name} is not supported; it knows {', '.join(_READ)}")
+    for force in present:
         if force.usesPeriodicBoundaryConditions():
             raise UnsupportedForce(
-                f"{name} uses a periodic box; build the System with NoCutoff or CutoffNonPeriodic"
+                f"{type(force).__name__} uses a periodic box; build the System with NoCutoff or "
+                "CutoffNonPeriodic"
             )
-        forces[_base_name(force)].append(force)
+        forces[str(_known_name(force))].append(force)
     for name in _ONCE:
         if len(forces[name]) > 1:
             raise UnsupportedForce(f"the System has {len(forces[name])} of {name}; keep one")
     return forces
 
 
-def _base_name(force: Any) -> str:  # openmm.app derives its GBSAOBC1Force from CustomGBForce
-    for base in type(force).__mro__:
-        if base.__name__ in _READ:
-            return base.__name__
-    raise UnsupportedForce(f"{type(force).__name__} is not supported; it knows {', '.join(_READ)}")
+def _known_name(force: Any) -> str | None:
+    """The OpenMM class that is read; openmm.app derives its GBSAOBC1Force from CustomGBForce."""
+    return next((base.__name__ for base in type(force).__mro__ if base.__name__ in _READ), None)
 
 
 def _single(forces: dict[str, list[Any]], name: str) -> Any | None:
@@ -121,25 +158,18 @@ def _read_angles(forces: list[Any]) -> dict[str, torch.Tensor]:
     return {"angle_atoms": atoms, "angle_theta": theta, "angle_k": k}
 
 
-def _read_torsions(forces: list[Any]) -> dict[str, torch.Tensor]:
+def _read_torsions(periodic: list[Any], powers: list[Any]) -> dict[str, torch.Tensor]:
     """Merges the terms of a quadruple into one Fourier series: k (1 + cos(n phi - phase))."""
     series: dict[tuple[int, ...], np.ndarray] = defaultdict(
         lambda: np.zeros((2, MAX_PERIODICITY + 1))
     )
-    for force in forces:
-        for i in range(force.getNumTorsions()):
-            *atoms, periodicity, phase, k = map(_plain, force.getTorsionParameters(i))
-            if k == 0:
-                continue
-            n = int(periodicity)
-            if not 0 <= n <= MAX_PERIODICITY:
-                raise UnsupportedForce(
-                    f"PeriodicTorsionForce has periodicity {n}; at most {MAX_PERIODICITY} is known"
-                )
-            key = tuple(int(atom) for atom in atoms)
-            # phi is the same from either end, so each quadruple has one canonical direction.
-            series[min(key, key[::-1])][0, 0] += k
-            series[min(key, key[::-1])][:, n] += k * np.array([np.cos(phase), np.sin(phase)])
+    for atoms, n, phase, k in _periodic_terms(periodic):
+        # phi is the same from either end, so each quadruple has one canonical direction.
+        row = series[min(atoms, atoms[::-1])]
+        row[0, 0] += k
+        row[:, n] += k * np.array([np.cos(phase), np.sin(phase)])
+    for atoms, coefficients in _power_terms(powers):
+        series[min(atoms, atoms[::-1])][0, : len(coefficients)] += coefficients
     table = np.array(list(series.values())).reshape(-1, 2, MAX_PERIODICITY + 1)
     table[np.abs(table) < 1e-12] = 0.0
     return {
@@ -147,6 +177,29 @@ def _read_torsions(forces: list[Any]) -> dict[str, torch.Tensor]:
         "torsion_cos": torch.from_numpy(table[:, 0].copy()),
         "torsion_sin": torch.from_numpy(table[:, 1].copy()),
     }
+
+
+def _periodic_terms(forces: list[Any]) -> Iterator[tuple[tuple[int, ...], int, float, float]]:
+    """Atoms, periodicity, phase and k of PeriodicTorsionForce."""
+    for force in forces:
+        for i in range(force.getNumTorsions()):
+            *atoms, periodicity, phase, k = map(_plain, force.getTorsionParameters(i))
+            n = int(periodicity)
+            if k != 0 and not 0 <= n <= MAX_PERIODICITY:
+                raise UnsupportedForce(
+                    f"PeriodicTorsionForce has periodicity {n}; at most {MAX_PERIODICITY} is known"
+                )
+            if k != 0:
+                yield tuple(int(atom) for atom in atoms), n, phase, k
+
+
+def _power_terms(forces: list[Any]) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Atoms and cosine series of RBTorsionForce, whose powers are of cos(phi - pi)."""
+    for force in forces:
+        for i in range(force.getNumTorsions()):
+            *atoms, c0, c1, c2, c3, c4, c5 = map(_plain, force.getTorsionParameters(i))
+            series = np.polynomial.chebyshev.poly2cheb([c0, -c1, c2, -c3, c4, -c5])
+            yield tuple(int(atom) for atom in atoms), series
 
 
 def _read_nonbonded(force: Any | None, atoms: int) -> dict[str, Any]:
@@ -157,9 +210,10 @@ def _read_nonbonded(force: Any | None, atoms: int) -> dict[str, Any]:
         return {**tables, "reaction_field": zeros.bool(), **vacuum}
     rows = [[_plain(v) for v in force.getParticleParameters(i)] for i in range(atoms)]
     charge, sigma, epsilon = np.array(rows).T
-    coulomb = COULOMB_CONSTANT * charge[:, None] * charge
-    sigmas = 0.5 * (sigma[:, None] + sigma)
-    epsilons = np.sqrt(epsilon[:, None] * epsilon)
+    with np.errstate(invalid="ignore"):  # refuse_infinite tells of what is no number
+        coulomb = COULOMB_CONSTANT * charge[:, None] * charge
+        sigmas = 0.5 * (sigma[:, None] + sigma)
+        epsilons = np.sqrt(epsilon[:, None] * epsilon)
     plain = ~np.eye(atoms, dtype=bool)
     for i in range(force.getNumExceptions()):
         first, second, product, s, e = map(_plain, force.getExceptionParameters(i))
@@ -182,13 +236,16 @@ def _read_cutoff(force: Any, vacuum: dict[str, Any]) -> dict[str, Any]:
         raise UnsupportedForce("NonbondedForce has parameter offsets; remove them")
     if force.getNonbondedMethod() == force.NoCutoff:
         return vacuum
-    if force.getUseSwitchingFunction():
-        raise UnsupportedForce("NonbondedForce has a switching function; turn it off")
     cutoff = _plain(force.getCutoffDistance())
     dielectric = force.getReactionFieldDielectric()
     krf = (dielectric - 1) / (2 * dielectric + 1) / cutoff**3
     crf = 3 * dielectric / (2 * dielectric + 1) / cutoff
-    return {"cutoff": cutoff, "krf": krf, "crf": crf}
+    switch = _plain(force.getSwitchingDistance()) if force.getUseSwitchingFunction() else None
+    if switch is not None and not 0 <= switch < cutoff:
+        raise UnsupportedForce(
+            f"NonbondedForce switches at {switch} nm; give a distance below the cutoff {cutoff} nm"
+        )
+    return {"cutoff": cutoff, "krf": krf, "crf": crf, "switch": switch}
 
 
 def _read_born(forces: dict[str, list[Any]], cutoff: float | None) -> BornParameters | None:

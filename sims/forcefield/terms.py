@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .parameters import MAX_PERIODICITY, BornParameters, Parameters
+from .parameters import MAX_PERIODICITY, NECK_SHARPNESS, BornParameters, Parameters
 
 MIN_DISTANCE = 2e-3
 """nm. Closer atoms are taken to be this far apart: large energies that stay finite in float32."""
@@ -83,24 +83,60 @@ def nonbonded_energies(g: PairGeometry, p: Parameters) -> tuple[torch.Tensor, to
     if g.inside is not None:
         field = p.coulomb * (p.krf * g.r2 - p.crf)
         coulomb = torch.where(p.reaction_field, coulomb + field, coulomb)
+        lj = torch.where(p.reaction_field, lj * switching(g, p), lj)
         counted = g.inside | ~p.reaction_field
         lj, coulomb = (e.masked_fill(~counted, 0.0) for e in (lj, coulomb))
     return 0.5 * _total(lj, (-1, -2)), 0.5 * _total(coulomb, (-1, -2))
 
 
-def born_radii(g: PairGeometry, b: BornParameters) -> torch.Tensor:
-    """Effective Born radii (n, atoms) nm (Onufriev, Bashford, Case 2004)."""
+def switching(g: PairGeometry, p: Parameters) -> torch.Tensor | float:
+    """Takes the Lennard-Jones energy to zero at the cutoff, with two continuous derivatives."""
+    if p.switch is None or p.cutoff is None:
+        return 1.0
+    t = ((g.r2 * g.inverse - p.switch) / (p.cutoff - p.switch)).clamp(0.0, 1.0)
+    return 1 - t**3 * (10 - t * (15 - 6 * t))
+
+
+def born_integrals(g: PairGeometry, b: BornParameters) -> torch.Tensor:
+    """What descreens every atom, (n, atoms) nm^-1 (Hawkins, Cramer, Truhlar 1995)."""
     own, other = b.offset_radius[:, None], b.scaled_radius
     r = g.r2 * g.inverse
-    upper = 1 / (r + other)
+    elsewhere = ~torch.eye(len(own), dtype=torch.bool, device=r.device)
+    elsewhere = elsewhere if g.inside is None else elsewhere & g.inside
+    counted = (r + other > own) & elsewhere
+    # The distances that do not count are replaced, since their logarithm may not exist.
+    upper = 1 / torch.where(counted, r + other, own)
     lower = 1 / torch.maximum(own, (r - other).abs())
     area = (r - other.square() * g.inverse) * (upper.square() - lower.square())
     integral = lower - upper + 0.25 * area + 0.5 * (upper / lower).log() * g.inverse
-    counted = (r + other > own) & ~torch.eye(len(own), dtype=torch.bool, device=r.device)
-    counted = counted if g.inside is None else counted & g.inside
-    psi = 0.5 * torch.where(counted, integral, 0.0).sum(-1) * b.offset_radius
-    inner = psi * (b.alpha[0] + psi * (b.alpha[1] + psi * b.alpha[2]))
+    integral = 0.5 * torch.where(counted, integral, 0.0)
+    if b.neck_value is not None:
+        integral = integral + torch.where(elsewhere, necks(r, b), 0.0)
+    return integral.sum(-1)
+
+
+def necks(r: torch.Tensor, b: BornParameters) -> torch.Tensor:
+    """The space between two atoms that no solvent fits into, (n, atoms, atoms) nm^-1."""
+    reach = b.radius[:, None] + b.radius + b.neck_cut
+    d2 = (r - b.neck_distance).square()
+    value = b.neck_value / (1 + d2 * (NECK_SHARPNESS[0] + NECK_SHARPNESS[1] * d2 * d2))
+    return torch.where(r <= reach, value, 0.0)
+
+
+def born_radii(g: PairGeometry, b: BornParameters) -> torch.Tensor:
+    """Effective Born radii (n, atoms) nm (Onufriev, Bashford, Case 2004)."""
+    psi = born_integrals(g, b) * b.offset_radius
+    if not b.tanh:
+        return b.offset_radius / (1 - psi)
+    inner = psi * (b.alpha[:, 0] + psi * (b.alpha[:, 1] + psi * b.alpha[:, 2]))
     return 1 / (1 / b.offset_radius - inner.tanh() / b.radius)
+
+
+def strength(f: torch.Tensor, b: BornParameters) -> torch.Tensor | float:
+    """The polar prefactor at an effective distance f (or Born radius), kJ nm / (mol e^2)."""
+    if b.kappa == 0:
+        return b.prefactor
+    return b.prefactor + b.screened * torch.expm1(-b.kappa * f)
 
 
 def solvent_energies(
@@ -112,12 +148,13 @@ def solvent_energies(
     surface = b.surface * (b.radius + _PROBE).square() * ratio**6
     product = radii[:, :, None] * radii[:, None]
     f2 = g.r2 + product * torch.exp(-g.r2 / (4 * product))
-    inverse = f2.rsqrt() - (0.0 if p.cutoff is None else 1 / p.cutoff)
-    inverse = inverse if g.inside is None else inverse.masked_fill(~g.inside, 0.0)
+    inverse = f2.rsqrt()
+    energy = strength(f2 * inverse, b) * (inverse - (0.0 if p.cutoff is None else 1 / p.cutoff))
+    energy = energy if g.inside is None else energy.masked_fill(~g.inside, 0.0)
     diagonal = torch.eye(p.num_atoms, dtype=torch.bool, device=radii.device)
-    inverse = torch.where(diagonal, (1 / radii)[:, :, None], inverse)
-    polar = b.charge[:, None] * b.charge * inverse
-    return 0.5 * b.prefactor * _total(polar, (-1, -2)), _total(surface, -1)
+    energy = torch.where(diagonal, (strength(radii, b) / radii)[:, :, None], energy)
+    polar = b.charge[:, None] * b.charge * energy
+    return 0.5 * _total(polar, (-1, -2)), _total(surface, -1)
 
 
 def energy_terms(x: torch.Tensor, p: Parameters) -> dict[str, torch.Tensor]:

@@ -30,8 +30,8 @@ def create_system(
     """OpenMM system without constraints and without centre-of-mass remover.
 
     Raises:
-        PeptideBuildError: Unknown solvent or force-field file, residues without parameters, or a
-            cutoff that is no positive length.
+        PeptideBuildError: Unknown solvent or force-field file, two solvents, residues without
+            parameters, or a cutoff that is no positive length.
     """
     from openmm import app, unit
 
@@ -43,7 +43,7 @@ def create_system(
     method = app.NoCutoff if cutoff is None else app.CutoffNonPeriodic
     options: dict[str, Any] = {} if cutoff is None else {"nonbondedCutoff": cutoff * unit.nanometer}
     try:
-        return field.createSystem(
+        system = field.createSystem(
             topology, nonbondedMethod=method, constraints=None, removeCMMotion=False, **options
         )
     except ValueError as error:
@@ -51,6 +51,19 @@ def create_system(
             f"force field {', '.join(forcefield)} cannot describe this peptide ({error}); "
             "use amber14-all.xml or caps, e.g. Ace-A-Nme"
         ) from error
+    _refuse_two_solvents(system, forcefield)
+    return system
+
+
+def _refuse_two_solvents(system: openmm.System, forcefield: tuple[str, ...]) -> None:
+    import openmm
+
+    models = (openmm.GBSAOBCForce, openmm.CustomGBForce)
+    if sum(isinstance(force, models) for force in system.getForces()) > 1:
+        raise PeptideBuildError(
+            f"forcefield {', '.join(forcefield)} brings an implicit solvent of its own: "
+            "use implicit_solvent=None with it"
+        )
 
 
 def system_files(forcefield: tuple[str, ...], implicit_solvent: str | None) -> tuple[str, ...]:

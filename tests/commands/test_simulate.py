@@ -1,10 +1,11 @@
+"""`gensci simulate`: files, continuing, lengthening, adding, reports and refusals."""
+
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from itertools import product
 
 import openmm
 import pytest
@@ -13,17 +14,11 @@ from openmm import app, unit
 from safetensors.torch import load_file
 
 from gensci.__main__ import main
-from gensci.commands.simulate import (
-    duration,
-    read_excluded,
-    select_part,
-    select_peptides,
-    simulate,
-)
+from gensci.commands.simulate import duration, select_part, simulate
 from gensci.core.errors import RunFolderError, SystemTextError, UsageError
-from gensci.sims.peptide import create_system
+from gensci.sims.peptide import build_peptide, create_system
 from gensci.systems.peptide import PeptideSystem
-from gensci.systems.peptide_dynamics import SimulationSettings, simulate_peptide
+from gensci.systems.simulation import SimulationError
 
 TINY = {
     "length": "0.06ps",
@@ -32,129 +27,70 @@ TINY = {
     "temperatures": 2,
     "equilibration": "0.02ps",
 }
-SETTINGS = SimulationSettings(
-    length=0.06,
-    frame_interval=0.01,
-    ladders=2,
-    num_temperatures=2,
-    equilibration=0.02,
-    frames_per_shard=4,
-)
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
+def files(folder, *ignored):
+    """Bytes by path."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ignored
+    }
 
 
-class MemoryStore:
-    """A store that dies at its `deadline`-th write, before or after the write."""
-
-    def __init__(self, deadline=None, before=True):
-        self.shards, self.states = {}, {}
-        self.deadline, self.before = deadline, before
-
-    def _write(self, where, key, tensors):
-        dying = self.deadline == 0
-        self.deadline = None if self.deadline is None else self.deadline - 1
-        if dying and self.before:
-            raise Killed
-        where[key] = {name: value.clone() for name, value in tensors.items()}
-        if dying:
-            raise Killed
-
-    def load_shard(self, index):
-        return self.shards.get(index)
-
-    def save_shard(self, index, tensors):
-        self._write(self.shards, index, tensors)
-
-    def load_state(self, name):
-        return self.states.get(name)
-
-    def save_state(self, name, tensors):
-        self._write(self.states, name, tensors)
-
-    def drop_state(self, name):
-        self.states.pop(name, None)
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def system():
-    return PeptideSystem.from_text("Ace-G-Nme")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(system):
-    store = MemoryStore()
-    summary = simulate_peptide(system, SETTINGS, seed=3, store=store)
-    return store.shards, summary
-
-
-def assert_same(shards, expected):
-    assert shards.keys() == expected.keys()
-    for index, shard in expected.items():
-        for name, value in shard.items():
-            assert torch.equal(shards[index][name], value)
-
-
-@pytest.mark.parametrize(("deadline", "before"), [*product(range(7), (True, False))])
-def test_killed_at_any_write_and_continued_gives_the_same_bits(
-    system, uninterrupted, deadline, before
-):
-    store = MemoryStore(deadline, before)
-    with pytest.raises(Killed):
-        simulate_peptide(system, SETTINGS, seed=3, store=store)
-    store.deadline = None
-    summary = simulate_peptide(system, SETTINGS, seed=3, store=store)
-    assert_same(store.shards, uninterrupted[0])
-    assert summary == uninterrupted[1]
-
-
-def test_a_lost_shard_is_made_again(system, uninterrupted):
-    store = MemoryStore()
-    simulate_peptide(system, SETTINGS, seed=3, store=store)
-    del store.shards[1]
-    simulate_peptide(system, SETTINGS, seed=3, store=store)
-    assert_same(store.shards, uninterrupted[0])
-
-
-def test_another_seed_gives_other_frames(system, uninterrupted):
-    store = MemoryStore()
-    simulate_peptide(system, SETTINGS, seed=4, store=store)
-    assert not torch.equal(store.shards[0]["positions"], uninterrupted[0][0]["positions"])
-
-
-def test_files_hold_centred_frames_with_the_energies_of_openmm(tmp_path):
+def test_files_hold_centred_frames_with_energies_and_forces_of_openmm(tmp_path):
     assert simulate("Ace-G-Nme,GG", tmp_path, **TINY) == 0
     for name in ("Ace-G-Nme", "GG"):
         folder = tmp_path / name
         (shard,) = (folder / "shards").glob("*.safetensors")
         data = load_file(shard)
-        x, energy = data["positions"], data["energy"]
-        assert (x.dtype, energy.dtype) == (torch.float32, torch.float32)
-        assert len(x) == len(energy) == 12
+        x, energy, forces = data["positions"], data["energy"], data["forces"]
+        assert (x.dtype, energy.dtype, forces.dtype) == (torch.float32,) * 3
+        assert len(x) == len(energy) == len(forces) == 12
         assert x.mean(dim=1).abs().max() < 1e-5
         pdb = app.PDBFile(str(folder / "topology.pdb"))
         platform = openmm.Platform.getPlatformByName("Reference")
         reference = openmm.Context(
             create_system(pdb.topology), openmm.VerletIntegrator(0.001), platform
         )
-        for row, value in zip(x[:3].double(), energy, strict=False):
-            reference.setPositions(row.numpy())
-            found = reference.getState(getEnergy=True).getPotentialEnergy()
-            expected = found.value_in_unit(unit.kilojoule_per_mole)
-            assert value.item() == pytest.approx(expected, abs=0.02)
-        record = json.loads((folder / "run.json").read_text())
-        assert (record["outcome"], record["frames"]) == ("complete", 12)
-        assert record["settings"]["coldest"] == 310.0
+        kj = unit.kilojoule_per_mole
+        for row in range(3):
+            reference.setPositions(x[row].double().numpy())
+            state = reference.getState(getEnergy=True, getForces=True)
+            expected = state.getPotentialEnergy().value_in_unit(kj)
+            assert energy[row].item() == pytest.approx(expected, abs=0.02)
+            exact = state.getForces(asNumpy=True).value_in_unit(kj / unit.nanometer)
+            assert (forces[row].double() - torch.from_numpy(exact)).abs().max() < 0.5
+        run = record(folder)
+        assert (run["outcome"], run["frames"], run["length"]) == ("complete", 12, 0.06)
+        assert run["settings"]["coldest"] == 310.0
+        assert run["published_split"] is None
 
 
 def test_the_same_command_again_changes_nothing(tmp_path, capsys):
     simulate("GG", tmp_path, **TINY)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = files(tmp_path)
     simulate("GG", tmp_path, **TINY)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert "complete before" in capsys.readouterr().out
+    simulate("GG", tmp_path, **{**TINY, "length": "0.03ps"})  # less is there already
+    assert files(tmp_path) == before
+    assert capsys.readouterr().out.count("12 frames of 0.06 ps, complete before") == 2
+
+
+def test_a_longer_length_appends_to_the_bits_of_a_long_run(tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    simulate("GG", short, **{**TINY, "length": "0.02ps"})
+    assert simulate("GG", short, **TINY) == 0
+    simulate("GG", long, **TINY)
+    kept = files(long / "GG", "run.json")
+    assert files(short / "GG", "run.json") == kept
+    assert sorted(path.parts[0] for path in kept) == ["shards", "state", "topology.pdb"]
+    own, other = record(short / "GG"), record(long / "GG")
+    assert own["seconds"] > 0
+    assert all(own[key] == other[key] for key in other if key not in ("seconds", "asked"))
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
@@ -163,6 +99,119 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         simulate("GG", tmp_path, **TINY, friction=2.0)
     with pytest.raises(RunFolderError, match="seed"):
         simulate("GG", tmp_path, **TINY, seed=1)
+    with pytest.raises(RunFolderError, match=r"implicit_solvent 'obc1' \(now 'obc2'\)"):
+        simulate("GG", tmp_path, **TINY, system_settings={"implicit_solvent": "obc2"})
+
+
+def test_settings_of_the_force_field_reach_the_energies(tmp_path):
+    settings = {"implicit_solvent": "obc2", "cutoff": "1.5"}
+    simulate("GG", tmp_path, **TINY, system_settings=settings)
+    run = record(tmp_path / "GG")
+    assert run["force_field"] == ["amber14-all.xml", "implicit/obc2.xml"]
+    assert run["settings"]["system.cutoff"] == 1.5
+    data = load_file(tmp_path / "GG" / "shards" / "000000.safetensors")
+    system = PeptideSystem.from_text("GG", implicit_solvent="obc2", cutoff=1.5)
+    expected = system.force_field.energy(data["positions"].double())
+    assert torch.allclose(data["energy"].double(), expected, atol=0.02)
+
+
+def test_a_molecule_from_a_file_is_simulated(tmp_path):
+    peptide = build_peptide("Ace-G-Nme", implicit_solvent=None)
+    path = tmp_path / "capped.xml"
+    path.write_text(openmm.XmlSerializer.serialize(peptide.system))
+    with (tmp_path / "capped.pdb").open("w") as handle:
+        app.PDBFile.writeFile(peptide.topology, peptide.positions * unit.nanometer, handle)
+    out = tmp_path / "out"
+    assert simulate(str(path), out, **TINY) == 0
+    data = load_file(out / "capped" / "shards" / "000000.safetensors")
+    system = PeptideSystem.from_text("Ace-G-Nme", implicit_solvent=None)
+    expected = system.force_field.energy(data["positions"].double())
+    assert torch.allclose(data["energy"].double(), expected, atol=0.02)
+    assert "psi2" in record(out / "capped")["mixing"]["torsions"]
+    before = files(out)
+    simulate(str(path), out, **TINY)
+    assert files(out) == before
+    path.write_text(path.read_text() + "\n")  # another file is another system
+    with pytest.raises(RunFolderError, match="sha256"):
+        simulate(str(path), out, **TINY)
+
+
+def test_a_corpus_can_be_enlarged_and_its_report_names_all(tmp_path, capsys):
+    assert simulate("dipeptides:2", tmp_path, **TINY, part="2/2") == 0
+    first = files(tmp_path, "report.txt", "report.json")
+    assert simulate("dipeptides:3", tmp_path, **TINY) == 0
+    assert "complete before (2 of 3, about" in capsys.readouterr().out
+    after = files(tmp_path, "report.txt", "report.json")
+    assert {path: after[path] for path in first} == first
+    report = json.loads((tmp_path / "report.json").read_text())
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert {row["name"] for row in report["systems"]} == folders
+    assert len(folders) == 3
+    text = (tmp_path / "report.txt").read_text()
+    assert all(name in text for name in folders)
+    assert "0 round trips of" in text
+    run = record(tmp_path / sorted(folders)[0])
+    assert run["asked"]["system"] in ("dipeptides:2", "dipeptides:3")
+    assert set(run["mixing"]["torsions"]) == {"psi1", "omega2", "phi2"}
+
+
+def test_a_system_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    def starts(self, n, generator):
+        if self.name == "AG":
+            raise SimulationError("peptide AG: no starts", "use fewer --ladders")
+        return original(self, n, generator)
+
+    original = PeptideSystem.starts
+    monkeypatch.setattr(PeptideSystem, "starts", starts)
+    assert simulate("AG,GG", tmp_path, **TINY) == 3
+    assert "AG: failed: peptide AG: no starts; use fewer --ladders (1 of 2" in (
+        capsys.readouterr().out
+    )
+    assert (record(tmp_path / "AG")["outcome"], record(tmp_path / "GG")["outcome"]) == (
+        "failed", "complete",
+    )  # fmt: skip
+    worst = (tmp_path / "report.txt").read_text().splitlines()[-2]
+    assert worst.startswith("AG")
+    assert "failed: peptide AG: no starts" in worst
+    with pytest.raises(SimulationError):
+        simulate("AG", tmp_path, **TINY)
+    monkeypatch.undo()
+    assert simulate("AG,GG", tmp_path, **TINY) == 0
+    assert (record(tmp_path / "AG")["outcome"], record(tmp_path / "AG")["error"]) == (
+        "complete", None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A finished simulation as the first version left it: length in the settings, no state."""
+    simulate("GG", tmp_path, **TINY)
+    folder = tmp_path / "GG"
+    run = record(folder)
+    for name in ("length", "mixing", "snapshots"):
+        run.pop(name)
+    run["settings"] = {
+        name: value for name, value in run["settings"].items() if "system." not in name
+    } | {"length": 0.06}
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "state" / "replicas.safetensors").unlink()
+    (folder / "state").rmdir()
+    from gensci.io.run_folder import RunFolder
+
+    shard = load_file(folder / "shards" / "000000.safetensors")
+    old = {name: shard[name] for name in ("positions", "energy", "dropped")}
+    RunFolder(folder, run).save_shard(0, old)
+    return tmp_path
+
+
+def test_a_finished_simulation_of_an_earlier_version_is_kept_but_not_continued(earlier, capsys):
+    before = files(earlier, "report.txt", "report.json")
+    simulate("GG", earlier, **TINY)
+    assert "12 frames of 0.06 ps, complete before" in capsys.readouterr().out
+    for more in ({"length": "0.07ps"}, {"system_settings": {"implicit_solvent": "obc2"}}):
+        with pytest.raises(RunFolderError, match=r"earlier version|obc2"):
+            simulate("GG", earlier, **{**TINY, **more})
+    assert files(earlier, "report.txt", "report.json") == before
 
 
 @pytest.mark.parametrize(
@@ -205,32 +254,9 @@ def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     process.wait()
     assert main(["simulate", "--system=GG", *options, f"--out={killed}"]) == 0
     assert main(["simulate", "--system=GG", *options, f"--out={tmp_path / 'whole'}"]) == 0
-    shards = sorted((tmp_path / "whole" / "GG" / "shards").iterdir())
-    assert len(shards) == 4
-    for shard in shards:
-        assert (killed / "GG" / "shards" / shard.name).read_bytes() == shard.read_bytes()
-
-
-def test_scattered_starts_visit_both_sides_of_the_backbone_barriers():
-    import mdtraj
-
-    system = PeptideSystem.from_text("Ace-A-Nme")
-    settings = SimulationSettings(
-        length=1.5, frame_interval=0.3, time_step=0.003, masses="uniform", equilibration=0.6
-    )
-    store = MemoryStore()
-    summary = simulate_peptide(system, settings, seed=0, store=store)
-    x = torch.cat([shard["positions"] for shard in store.shards.values()])
-    trajectory = mdtraj.Trajectory(x.numpy(), mdtraj.Topology.from_openmm(system.topology))
-    _, phi = mdtraj.compute_phi(trajectory)
-    _, psi = mdtraj.compute_psi(trajectory)
-    extended = (psi > 1.0).mean()
-    assert 0.1 < extended < 0.95
-    # the barriers of phi at 0 and about 120 degrees: both sides, and the natural one more often
-    left_handed = ((phi > 0.0) & (phi < 2.3)).mean()
-    assert 0.02 < left_handed < 0.5
-    assert all(0.2 < rate < 0.9 for rate in summary.acceptance)
-    assert summary.frames == 80
+    whole = files(tmp_path / "whole" / "GG", "run.json")
+    assert sum(path.parts[0] == "shards" for path in whole) == 4
+    assert files(killed / "GG", "run.json") == whole
 
 
 @pytest.mark.parametrize(
@@ -247,17 +273,9 @@ def test_other_durations_are_refused(text):
         duration("length", text)
 
 
-def test_all_dipeptides_without_the_excluded_ones(tmp_path):
-    path = tmp_path / "splits.json"
-    path.write_text(json.dumps({"source": "x", "val": ["AL", "CAVQ"], "test": ["AA", "GG"]}))
-    names = select_peptides("dipeptides-train", str(path))
-    everything = select_peptides("dipeptides", None)
-    assert len(everything) == len(set(everything)) == 400
-    assert set(everything) - set(names) == {"AL", "AA", "GG"}
-    assert read_excluded("AA, ace-A-nme") == {"AA", "Ace-A-Nme"}
-    assert select_peptides("AA,GS,peptide:AA", "GS") == ["AA"]
-    parts = [select_part(names, f"{k}/3") for k in (1, 2, 3)]
-    assert sorted(name for part in parts for name in part) == sorted(names)
+def test_parts_share_out_all_entries():
+    parts = [select_part(list("abcdefgh"), f"{k}/3") for k in (1, 2, 3)]
+    assert parts == [["a", "d", "g"], ["b", "e", "h"], ["c", "f"]]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +284,9 @@ def test_all_dipeptides_without_the_excluded_ones(tmp_path):
         (["--system=AX"], "unknown residue 'X'"),
         (["--system="], "no residues"),
         (["--system=toy:ring"], "not a peptide"),
-        (["--system=dipeptides-train"], "--exclude"),
+        (["--system=tripeptides:9000"], "there are 8000"),
+        (["--system=dipeptide:4"], "did you mean 'dipeptides'"),
+        (["--system=absent.prmtop"], "absent.prmtop"),
         (["--system=AA", "--exclude=AA"], "leaves nothing"),
         (["--system=AA", "--exclude=absent.json"], "cannot be read"),
         (["--system=AA", "--length=long"], "no duration"),
@@ -279,6 +299,9 @@ def test_all_dipeptides_without_the_excluded_ones(tmp_path):
         (["--system=AA", "--masses=light"], "physical, hmr, uniform"),
         (["--system=AA", "--part=3/2"], "--part"),
         (["--system=AA", "--threads=0"], "--threads"),
+        (["--system=AA", "--system.temperature=300"], "--coldest"),
+        (["--system=AA", "--system.solvent=obc1"], "did you mean 'implicit"),
+        (["--system=AA", "--system.cutoff=far"], "cutoff"),
     ],
 )
 def test_bad_input_gets_one_line_and_writes_nothing(tmp_path, capsys, arguments, says):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from gensci.core.errors import SystemTextError, UsageError
-from gensci.data.exclusions import read_excluded, refuse_excluded
+from gensci.data.exclusions import published_splits, read_excluded, refuse_excluded
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,23 @@ def test_a_file_without_sequences_is_refused_by_the_name_of_its_option(tmp_path,
         refuse_excluded(["AA"], str(path), "--data.exclude")
 
 
+def test_published_sequences_are_known_with_their_split():
+    splits = published_splits()
+    assert len(splits) == 120
+    assert [list(splits.values()).count(split) for split in ("val", "test")] == [30, 90]
+    assert (splits["AL"], splits["AA"], splits["TAPF"]) == ("val", "test", "test")
+
+
+def test_published_sequences_are_refused_where_that_is_asked_for():
+    refuse_excluded(["AA", "GG"], None)
+    with pytest.raises(UsageError, match=r"test sequences AA, AL; .*include_published"):
+        refuse_excluded(["AL", "GG", "AA"], None, published=True)
+    refuse_excluded(["AC", "GG", "AAA"], None, published=True)
+
+
 def test_the_simulator_imports_no_training_package():
     code = (
-        "import sys, gensci.commands.simulate\n"
+        "import sys, gensci.commands.simulate, gensci.data.corpora\n"
         "assert 'gensci.data.exclusions' in sys.modules\n"
         "assert not {'pytorch_lightning', 'openmm'} & sys.modules.keys()"
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gensci.sims.forcefield import ForceField, compiler, kernel_status, native
+from gensci.sims.peptide import build_peptide
 
 from .openmm_reference import conformations, peptide_system
 
@@ -30,17 +31,20 @@ def fresh_build(tmp_path, monkeypatch):
     compiler.load_library.cache_clear()
 
 
-def both_paths(text="AAAA"):
+def both_paths(text="AAAA", solvent="obc1"):
     system = peptide_system(text)[0]
+    if solvent != "obc1":
+        system = build_peptide(text, implicit_solvent=solvent, minimise=False).system
     return ForceField.from_openmm(system), ForceField.from_openmm(system, fused=False)
 
 
 @needs_kernel
 @pytest.mark.parametrize("stretch", [0.5, 0.8, 1.0, 1.4, 3.0, 20.0])
-def test_agrees_with_torch_from_crowded_to_scattered(stretch):
-    # Stretching moves pairs through every case of the Born integral.
-    fused, plain = both_paths()
-    x = stretch * conformations("AAAA")
+@pytest.mark.parametrize("solvent", ["obc1", "gbn2"])
+def test_agrees_with_torch_from_crowded_to_scattered(stretch, solvent):
+    # Stretching moves pairs through every case of the Born integral, and in and out of necks.
+    fused, plain = both_paths("MC", solvent)
+    x = stretch * conformations("MC")
     energy, forces = plain.energy_and_forces(x)
     fused_energy, fused_forces = fused.energy_and_forces(x)
     torch.testing.assert_close(fused_energy, energy, rtol=1e-11, atol=1e-8)

@@ -92,6 +92,10 @@ def test_families_to_come_are_recognised_and_refused(text):
         ("smiles:C(C", "smiles:CCO"),
         ("A A", "neither a system nor a file"),
         ("missing.fasta", "cannot read this file"),
+        ("missing.prmtop", "missing.prmtop: no such file"),
+        ("file:missing.xml", "missing.xml: no such file"),
+        ("file:molecule.pdb", "write it like file:molecule.prmtop"),
+        ("A" * 5000 + ".xml", "no such file"),
         ("A" * 5000 + "X", "unknown residue 'X'"),
     ],
 )
@@ -160,3 +164,28 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00AA")
     with pytest.raises(SystemTextError, match="cannot read this file"):
         resolve(str(path))
+
+
+@pytest.mark.parametrize("name", ["mol.xml", "mol.prmtop", "MOL.PARM7", "AA.xml", "two words.xml"])
+def test_a_file_of_a_molecule_is_a_system(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("not looked into")
+    for text in (name, f"file:{name}", f" {name} ", str(tmp_path / name)):
+        (choice,) = resolve(text).choices
+        assert choice.family == "file"
+        assert (tmp_path / choice.text).is_file()
+        assert choice.folder == name.rpartition(".")[0].replace(" ", "_")
+        assert resolve(choice.spelled).choices == (choice,)
+
+
+def test_files_in_lists_and_tables_are_found_beside_them(tmp_path):
+    (tmp_path / "mol.xml").write_text("")
+    (tmp_path / "many.txt").write_text("AA\nmol.xml\n")
+    (tmp_path / "many.csv").write_text(f"name,system\na,mol.xml\nb,{tmp_path / 'mol.xml'}\n")
+    for name, folders in (("many.txt", ["AA", "mol"]), ("many.csv", ["a", "b"])):
+        choices = resolve(str(tmp_path / name)).choices
+        assert [choice.folder for choice in choices] == folders
+        assert choices[-1].text == str(tmp_path / "mol.xml")
+    (tmp_path / "many.txt").write_text("mol.xml\nother.prmtop\n")
+    with pytest.raises(SystemTextError, match=r"line 2: .*other.prmtop: no such file"):
+        resolve(str(tmp_path / "many.txt"))
