@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("kernel.c", "forces.c", "pairs.c", "lanes.c", "bonded.c", "stepper.c", "noise.c")
+_SOURCES = (
+    "kernel.c", "forces.c", "pairs.c", "bonded.c", "lanes.c", "rows.c", "stepper.c", "noise.c",
+)  # fmt: skip
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-w")
 # Not -ffast-math: infinities and NaN must be noticed, and the bits must not depend on the mood
 # of the optimiser.
@@ -98,5 +100,6 @@ def _build(command: list[str], target: Path) -> Path:
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        return f"{error.cmd[0]} failed: {lines[0]}"
+        telling = next((line for line in lines if " error: " in line), lines[0])
+        return f"{error.cmd[0]} failed: {telling}"
     return str(error)

@@ -2,47 +2,42 @@
 #include <stdlib.h>
 
 #include "forces.c"
+#include "rows.c"
 
-/* Loads conformations; a lane with a non-finite coordinate gets NaN in `bad`, others zero. */
-static V load(const Model *m, Block *w, const real *x, long count)
+/* Not-a-number in the lanes that have a coordinate which is not finite, zero in the others: a
+ * clamped distance would hide it. */
+static V not_finite(const Model *m, V (*x)[3])
 {
     V bad = splat(0);
-    long stride = 3 * (long)m->atoms;
-    for (int i = 0; i < m->atoms; i++)
-        for (int c = 0; c < 3; c++) {
-            V v;
-            for (int k = 0; k < LANES; k++)
-                v[k] = x[stride * (k < count ? k : count - 1) + 3 * i + c];
-            w->x[i][c] = v;
-            w->f[i][c] = splat(0);
-            bad += v * 0;
-        }
+    for (int i = 0; i < 3 * m->atoms; i++) bad += x[i / 3][i % 3] * 0;
     return bad;
 }
 
+/* Energies as rows, +inf where not a number, and forces, zero there and where not finite. */
 static void store(const Model *m, Block *w, D total, long count, real *energy, real *forces)
 {
-    long stride = 3 * (long)m->atoms;
-    for (int k = 0; k < count; k++) {
-        int finite = total[k] - total[k] == 0;
-        energy[k] = isnan(total[k]) ? R(INFINITY) : R(total[k]);
-        for (int i = 0; forces && i < 3 * m->atoms; i++) {
-            real f = w->f[i / 3][i % 3][k];
-            forces[stride * k + i] = finite && f - f == 0 ? f : 0;
-        }
+    V usable;
+    for (int k = 0; k < LANES; k++) usable[k] = total[k] - total[k];
+    for (int k = 0; k < count; k++) energy[k] = isnan(total[k]) ? R(INFINITY) : R(total[k]);
+    if (!forces) return;
+    for (int i = 0; i < 3 * m->atoms; i++) {
+        V f = w->f[i / 3][i % 3];
+        w->f[i / 3][i % 3] = keep(f - f + usable == 0, f);
     }
+    store_rows(m, w->f, forces, count);
 }
 
 static void evaluate(const Model *m, Block *w, V *rate, const real *x, long count, real *energy,
                      real *forces)
 {
-    V bad = load(m, w, x, count);
-    D total = block_energy(m, w, rate, forces != NULL) + wide(bad);
+    load_rows(m, w->x, x, count);
+    for (int i = 0; forces && i < 3 * m->atoms; i++) w->f[i / 3][i % 3] = splat(0);
+    D total = block_energy(m, w, rate, forces != NULL) + wide(not_finite(m, w->x));
     store(m, w, total, count, energy, forces);
 }
 
-/* Scratch of one block: `memory` is what to free, NULL where there is none; `rate` gets an entry for
- * each atom, followed by `more` vectors for the caller. */
+/* Scratch of one block: `memory` is what to free, NULL where there is none; `rate` gets an entry
+ * for each atom, followed by `more` vectors for the caller. */
 static Block make_block(const Model *m, V **memory, V **rate, size_t more)
 {
     size_t atoms = m->atoms, pairs = atoms * (atoms - 1) / 2;

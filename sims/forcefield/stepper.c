@@ -18,21 +18,6 @@ typedef struct {
     const real *heat;         /* (rows): square root of the temperature */
 } Rows;
 
-static void load_velocities(const Model *m, V (*v)[3], const real *from, long count)
-{
-    long stride = 3 * (long)m->atoms;
-    for (int i = 0; i < 3 * m->atoms; i++)
-        for (int k = 0; k < LANES; k++)
-            v[i / 3][i % 3][k] = from[stride * (k < count ? k : count - 1) + i];
-}
-
-static void store_lanes(const Model *m, V (*v)[3], real *to, long count)
-{
-    long stride = 3 * (long)m->atoms;
-    for (long k = 0; k < count; k++)
-        for (int i = 0; i < 3 * m->atoms; i++) to[stride * k + i] = v[i / 3][i % 3][k];
-}
-
 /* Half kick and half drift, noise, half drift: all of a step before the forces. */
 static void move(const Model *m, const Langevin *p, Block *w, V (*v)[3], V heat, Noise *noise)
 {
@@ -61,9 +46,9 @@ static void run_block(const Model *m, const Langevin *p, Block *w, V *rate, V (*
 {
     V heat;
     D total = {0};
-    load(m, w, rows.x, count);
-    load_velocities(m, v, rows.v, count);
-    load_velocities(m, w->f, rows.f, count);
+    load_rows(m, w->x, rows.x, count);
+    load_rows(m, v, rows.v, count);
+    load_rows(m, w->f, rows.f, count);
     for (int k = 0; k < LANES; k++) heat[k] = rows.heat[k < count ? k : count - 1];
     for (long step = 0; step < steps; step++) {
         move(m, p, w, v, heat, &noise);
@@ -71,11 +56,9 @@ static void run_block(const Model *m, const Langevin *p, Block *w, V *rate, V (*
         for (int i = 0; i < m->atoms; i++)
             for (int c = 0; c < 3; c++) v[i][c] += p->kick[i] * w->f[i][c];
     }
-    V bad = splat(0); /* a clamped distance hides a position that is not a number */
-    for (int i = 0; i < 3 * m->atoms; i++) bad += w->x[i / 3][i % 3] * 0;
-    total += wide(bad);
-    store_lanes(m, w->x, rows.x, count);
-    store_lanes(m, v, rows.v, count);
+    total += wide(not_finite(m, w->x));
+    store_rows(m, w->x, rows.x, count);
+    store_rows(m, v, rows.v, count);
     store(m, w, total, count, rows.energy, rows.f);
 }
 
