@@ -1,7 +1,7 @@
 """Reference ensembles of the published test peptides, from simulation folders.
 
     python benchmarks/make_reference_ensembles.py                      # all that are simulated
-    python benchmarks/make_reference_ensembles.py --names AA,ARIP --root data/references
+    python benchmarks/make_reference_ensembles.py --names AA,ARIP --root data/long data/references
     python benchmarks/make_reference_ensembles.py --table              # only print what is there
     python benchmarks/make_reference_ensembles.py --plot data/reference_ensembles.png
 
@@ -40,6 +40,7 @@ GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
 FRAMES = 10_000  # torsions and energies
 KEEP_POSITIONS_OF = 5  # every fifth of them
 POINTS, SPLITS = 3000, 5  # of the criterion
+CRITERION = 2  # changes with the criterion, so that ensembles are judged anew
 TETRAPEPTIDES = 10
 COLUMNS = (
     "peptide",
@@ -98,6 +99,11 @@ def read_run(folder: Path) -> dict:
     return run
 
 
+def simulated_length(run: dict) -> float:
+    """Time of each replica, ps; a simulation that can be extended has it beside its settings."""
+    return run["length"] if "length" in run else run["settings"]["length"]
+
+
 def read_simulation(folder: Path) -> Simulation:
     """Read a simulation folder.
 
@@ -127,7 +133,7 @@ def read_simulation(folder: Path) -> Simulation:
 
 def fingerprint(folder: Path) -> str:
     """sha256 of a simulation's files and of what decides the outcome here."""
-    total = hashlib.sha256(repr((FRAMES, KEEP_POSITIONS_OF, POINTS, SPLITS)).encode())
+    total = hashlib.sha256(repr((FRAMES, KEEP_POSITIONS_OF, POINTS, SPLITS, CRITERION)).encode())
     for path in [folder / "topology.pdb", *sorted((folder / "shards").glob("*.safetensors"))]:
         total.update(path.read_bytes())
     return total.hexdigest()
@@ -140,7 +146,7 @@ def distil(name: str, folder: Path) -> ReferenceEnsemble:
     temperature = float(simulation.run["temperature"])
     torsions = all_torsions(folder / "topology.pdb", simulation.positions)
     agreement = half_agreement(
-        {key: value for key, value in torsions.items() if key[:3] in ("phi", "psi")},
+        torsions,
         simulation.energy.astype(np.float64) / (GAS_CONSTANT * temperature),
         simulation.ladder,
         points=POINTS,
@@ -170,7 +176,7 @@ def _meta(simulation: Simulation, agreement: Agreement, source: str) -> dict:
     run = simulation.run
     return {
         "command": "gensci simulate",
-        "recipe": {"seed": run["seed"], **run["settings"]},
+        "recipe": {"seed": run["seed"], **run["settings"], "length": simulated_length(run)},
         "force_field": run["force_field"],
         "versions": run["versions"],
         "simulated_frames": len(simulation.energy),
@@ -261,8 +267,9 @@ stored energies are the true ones.
 Halves: T-W2 (radian, {points} points) and E-W2 (kT, all frames) of eight ladders against the other
 eight, root mean square over {splits} splits; the floor is that of random halves of the same frames,
 the excess is the difference of their squares, rooted. Limits of the excess: 0.20 rad (dipeptides),
-0.35 rad (tetrapeptides), 0.25 kT; and P(phi > 0) known to 0.02. `gensci/metrics/agreement.py` says
-why. Where the last column but one is not `agree`, differences of that size mean nothing.
+0.35 rad (tetrapeptides), 0.25 kT; P(phi > 0) and P(cis) known to 0.02. The module
+`gensci/metrics/agreement.py` says why. Where the last column but one is not `agree`, the reference
+itself is uncertain by about what it says, and smaller differences from it mean nothing.
 
 """
 
@@ -317,9 +324,29 @@ def link_halves(ensemble: ReferenceEnsemble, k: int) -> list[np.ndarray]:
     return [np.histogram2d(psi[own], phi[own], bins=45, range=box)[0] for own in (~upper, upper)]
 
 
+def find_simulation(name: str, roots: list[Path]) -> Path:
+    """The folder of the first finished simulation of a name.
+
+    Raises:
+        EnsembleError: there is none; what is wrong with the first that was begun.
+    """
+    begun = [root / name for root in roots if (root / name).is_dir()]
+    for folder in begun:
+        if json.loads((folder / "run.json").read_text())["outcome"] == "complete":
+            return folder
+    read_run(begun[0] if begun else roots[0] / name)
+    raise EnsembleError(f"{name} has no finished simulation", "run gensci simulate")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path("data/references"))
+    parser.add_argument(
+        "--root",
+        type=Path,
+        nargs="+",
+        default=[Path("data/references"), Path("data/references4")],
+        help="folders with simulations; the first that has a finished one of a name counts",
+    )
     parser.add_argument("--names", default="published", help="comma-separated, or published")
     parser.add_argument("--force", action="store_true", help="also what is up to date")
     parser.add_argument("--table", action="store_true", help="only print the table")
@@ -337,7 +364,8 @@ def main() -> int:
     status = 0
     for name in names:
         try:
-            status |= not renew(name, arguments.root / name, arguments.force)
+            folder = find_simulation(name, arguments.root)
+            status |= not renew(name, folder, arguments.force)
         except GensciError as error:
             print(f"{name}: {error}", flush=True)
             status = 1

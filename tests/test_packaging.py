@@ -11,7 +11,12 @@ ROOT = Path(__file__).parents[1]
 
 def expected_files():
     """Paths in the wheel of everything that must work from it, from those in the checkout."""
-    for pattern in ("gensci/**/*.py", "gensci/**/*.c", "gensci/configs/*.yaml"):
+    for pattern in (
+        "gensci/**/*.py",
+        "gensci/**/*.c",
+        "gensci/configs/*.yaml",
+        "gensci/data/*.json",
+    ):
         for path in ROOT.glob(pattern):
             yield path.relative_to(ROOT).as_posix()
     for pattern in ("sims/**/*.py", "sims/**/*.c", "checkpoints/*/model.*"):

@@ -26,6 +26,7 @@ def simulate(
     coldest: float = 310.0,
     hottest: float = 800.0,
     equilibration: str = "2ps",
+    pivots: int = 8,
     corpus_seed: int = 0,
     exclude: str | None = None,
     include_published: bool = False,
@@ -56,6 +57,8 @@ def simulate(
         coldest: Temperature of the frames, K.
         hottest: Temperature at the other end of the ladder, K.
         equilibration: Time before the first frame, once hot and once in the ladder.
+        pivots: Monte Carlo rotations about bonds that each replica tries every hundred steps; they
+            cross the barriers of the backbone. 0 for dynamics alone.
         corpus_seed: Of samples such as tripeptides:200; a larger sample holds the smaller one.
         exclude: More sequences to leave out: JSON file with lists of them, or texts with commas.
         include_published: Corpora hold the published validation and test sequences too: no
@@ -80,6 +83,7 @@ def simulate(
         coldest=coldest,
         hottest=hottest,
         equilibration=duration("equilibration", equilibration),
+        pivots=pivots,
     )
     asked = {"exclude": exclude, "corpus_seed": corpus_seed, "include_published": include_published}
     entries = select_entries(system, **asked)

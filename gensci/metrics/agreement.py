@@ -15,7 +15,8 @@ The limits, and why:
   (tetrapeptides), floor included (Tan et al. 2025). Both halves together are nearer to the truth
   than this by a factor between 1.4 and 2.
 - Energies: 0.25 kT in excess of the floor, all frames (published: 0.25-0.45, and 0.57-1.3).
-- Basins: the share of each phi that is positive is known to 0.02 (standard error over ladders).
+- Basins: the share of each phi that is positive, and of each peptide bond that is cis, is known to
+  0.02 (standard error over ladders). Before proline cis is real, and turns over slowest of all.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Agreement:
     Attributes:
         torus: T-W2, radian.
         energy: E-W2, kT.
-        basins: for each phi, the share of frames with phi > 0 and its standard error.
+        basins: share of frames and its standard error: ``phi2 > 0``, ``omega1 cis``, ...
         points: torsions in each half.
     """
 
@@ -91,14 +92,14 @@ class Agreement:
             if not d.agree
         ]
         return found + [
-            f"P({name} > 0) = {share:.3f} +- {error:.3f}"
+            f"P({name}) = {share:.3f} +- {error:.3f}"
             for name, (share, error) in self.basins.items()
             if error > BASIN_LIMIT
         ]
 
 
 def half_agreement(
-    backbone: dict[str, Array],
+    torsions: dict[str, Array],
     energy: Array,
     ladder: Array,
     *,
@@ -109,7 +110,7 @@ def half_agreement(
     """Compare independent halves of a simulation; see the module for the criterion.
 
     Args:
-        backbone: phi and psi by name, each (frames,) radian.
+        torsions: by name, each (frames,) radian. T-W2 is that of all phi and psi.
         energy: (frames,) kT.
         ladder: (frames,) number of the independent ladder of each frame, in order of time.
         points: torsions in each half, evenly spaced in time.
@@ -120,17 +121,17 @@ def half_agreement(
         UsageError: fewer than two or an odd number of ladders.
     """
     rows = ladder_rows(ladder)
-    torsions = np.column_stack(list(backbone.values()))
+    backbone = np.column_stack([torsions[key] for key in torsions if key[:3] in ("phi", "psi")])
     energies = np.asarray(energy, dtype=np.float64)
     thinned = even_rows(rows, 2 * points // len(rows))
     whole = even_rows(rows, min(map(len, rows)))
     rng = np.random.default_rng(seed)
     halves = ladder_splits(len(rows), splits, rng)
-    limit = TORUS_LIMIT * math.sqrt(torsions.shape[1] / 2)
+    limit = TORUS_LIMIT * math.sqrt(backbone.shape[1] / 2)
     return Agreement(
-        _distances(torsions, thinned, halves, torus_wasserstein, limit, rng),
+        _distances(backbone, thinned, halves, torus_wasserstein, limit, rng),
         _distances(energies, whole, halves, energy_wasserstein, ENERGY_LIMIT, rng),
-        _basins(backbone, ladder),
+        _basins(torsions, ladder),
         thinned.size // 2,
     )
 
@@ -183,11 +184,13 @@ def _rms(values: Array) -> float:
     return math.sqrt(float((values**2).mean()))
 
 
-def _basins(backbone: dict[str, Array], ladder: Array) -> dict[str, tuple[float, float]]:
-    names = [name for name in backbone if name.startswith("phi")]
-    if not names:
+def _basins(torsions: dict[str, Array], ladder: Array) -> dict[str, tuple[float, float]]:
+    inside = {f"{name} > 0": torsions[name] > 0 for name in torsions if name.startswith("phi")}
+    inside |= {
+        f"{name} cis": np.cos(torsions[name]) > 0 for name in torsions if name.startswith("omega")
+    }
+    if not inside:
         return {}
-    positive = np.column_stack([backbone[name] > 0 for name in names]).astype(np.float64)
-    estimate = block_estimate(positive, ladder)
+    estimate = block_estimate(np.column_stack(list(inside.values())).astype(np.float64), ladder)
     pairs = zip(estimate.mean.tolist(), estimate.error.tolist(), strict=True)
-    return dict(zip(names, pairs, strict=True))
+    return dict(zip(inside, pairs, strict=True))

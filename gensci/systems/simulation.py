@@ -87,6 +87,8 @@ class SimulationSettings:
         coldest: K; the frames are those of this temperature.
         hottest: K.
         equilibration: ps at the hottest temperature from the starts, and again in the ladder.
+        pivots: rotations about bonds, accepted or not, that each replica tries before every
+            exchange.
         frames_per_shard: about this many frames go to one file.
     """
 
@@ -100,6 +102,7 @@ class SimulationSettings:
     coldest: float = 310.0
     hottest: float = 800.0
     equilibration: float = 2.0
+    pivots: int = 8
     frames_per_shard: int = 1000
 
     def __post_init__(self) -> None:
@@ -110,7 +113,7 @@ class SimulationSettings:
             if getattr(self, name) < 1:
                 option = name.removeprefix("num_").replace("_", "-")
                 raise UsageError(f"--{option} is {getattr(self, name)}", "give >= 1")
-        for name in ("friction", "equilibration"):
+        for name in ("friction", "equilibration", "pivots"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}", "give 0 or more")
         if self.masses not in MASSES:
@@ -181,6 +184,7 @@ class SimulationSummary:
         frames: kept frames.
         dropped: frames that do not count (a wrong-handed centre), left out.
         acceptance: of exchanges, for each pair of neighbouring temperatures.
+        pivot_acceptance: of rotations about bonds, for each temperature.
         round_trips: from the coldest to the hottest temperature and back, all walkers together.
         mixing: ``verdict``, ``reasons`` for a poor one, and ``torsions``, see ``barrier_report``.
     """
@@ -189,5 +193,6 @@ class SimulationSummary:
     frames: int
     dropped: int
     acceptance: tuple[float, ...]
+    pivot_acceptance: tuple[float, ...]
     round_trips: int
     mixing: dict[str, Any] = field(default_factory=dict)

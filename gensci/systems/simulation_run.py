@@ -21,6 +21,7 @@ from gensci.sims.dynamics import (
     NonFiniteStart,
     ReplicaExchange,
     ReplicaState,
+    find_rotors,
     repartitioned_masses,
 )
 from gensci.sims.peptide.backbone import BackboneTorsion, find_backbone, torsion_angles
@@ -245,7 +246,10 @@ def replica_exchange(system: Simulable, settings: SimulationSettings) -> Replica
         settings.time_step,
         settings.friction,
     )
-    return ReplicaExchange(langevin, settings.temperatures, settings.exchange_interval)
+    rotors = find_rotors(system.bonds, system.force_field.masses)
+    return ReplicaExchange(
+        langevin, settings.temperatures, settings.exchange_interval, rotors, settings.pivots
+    )
 
 
 def simulated_masses(system: Simulable, kind: str) -> Tensor:
@@ -305,8 +309,8 @@ def check_finite(
     ladder, rung = divmod(rows[0], settings.num_temperatures)
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     raise SimulationError(
-        f"{system.name}: replica row {rows[0]} (ladder {ladder + 1}, "
-        f"{settings.temperatures[rung]:.0f} K){more} has no finite energy {when}",
+        f"{system.name}: no finite energy {when} in replica row {rows[0]} (ladder {ladder + 1}, "
+        f"{settings.temperatures[rung]:.0f} K){more}",
         "use a shorter --time-step or --masses uniform",
     )
 
@@ -335,12 +339,14 @@ def summarise(job: Job) -> SimulationSummary:
     """What is worth knowing about a simulation where it stands."""
     state, settings = job.state, job.settings
     acceptance = state.replicas.accepted / state.replicas.attempted.clamp_min(1)
+    offered, pivoted = state.replicas.pivots
     round_trips = int(state.replicas.round_trips.sum())
     return SimulationSummary(
         snapshots=state.snapshots,
         frames=state.snapshots * settings.ladders - state.dropped,
         dropped=state.dropped,
         acceptance=tuple(acceptance.tolist()),
+        pivot_acceptance=tuple((pivoted / offered.clamp_min(1)).tolist()),
         round_trips=round_trips,
         mixing=mixing_report(state.trips, job.torsions, settings.num_temperatures, round_trips),
     )

@@ -14,6 +14,7 @@ from .langevin import (
     thermal_velocities,
 )
 from .masses import repartitioned_masses
+from .pivots import Rotors, find_rotors, pivot, rotated
 from .relaxing import relax
 from .replicas import ReplicaExchange, ReplicaState, geometric_ladder
 from .together import Member, run_together
@@ -27,10 +28,14 @@ __all__ = [
     "Potential",
     "ReplicaExchange",
     "ReplicaState",
+    "Rotors",
+    "find_rotors",
     "geometric_ladder",
     "kinetic_energy",
+    "pivot",
     "relax",
     "repartitioned_masses",
+    "rotated",
     "run_together",
     "thermal_velocities",
 ]

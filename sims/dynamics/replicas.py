@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .langevin import GAS_CONSTANT, DynamicsState, Langevin, centred
+from .pivots import Rotors, pivot
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class ReplicaState:
         attempted: (K - 1,) int64 exchanges tried between neighbouring temperatures.
         accepted: (K - 1,) int64 exchanges made.
         exchanges: () int64, sweeps so far; even and odd pairs take turns.
+        pivots: (2, K) int64, rotations about bonds that were offered and accepted, by temperature.
     """
 
     dynamics: DynamicsState
@@ -32,6 +34,7 @@ class ReplicaState:
     attempted: Tensor
     accepted: Tensor
     exchanges: Tensor
+    pivots: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,15 @@ class ReplicaExchange:
         langevin: the dynamics of each replica.
         temperatures: K, rising.
         exchange_interval: steps between exchanges.
+        rotors: bonds to rotate about before every exchange, or None for dynamics alone.
+        tries: rotations offered to each replica before every exchange.
     """
 
     langevin: Langevin
     temperatures: tuple[float, ...]
     exchange_interval: int = 100
+    rotors: Rotors | None = None
+    tries: int = 0
 
     def __post_init__(self) -> None:
         pairs = zip(self.temperatures, self.temperatures[1:], strict=False)
@@ -56,6 +63,8 @@ class ReplicaExchange:
             raise ValueError(f"temperatures {self.temperatures} K: give rising positive ones")
         if self.exchange_interval < 1:
             raise ValueError(f"exchange_interval is {self.exchange_interval}; give at least 1")
+        if self.tries < 0:
+            raise ValueError(f"tries is {self.tries}; give zero or more")
 
     @property
     def num_temperatures(self) -> int:
@@ -91,6 +100,7 @@ class ReplicaExchange:
             attempted=pairs,
             accepted=pairs,
             exchanges=torch.zeros((), dtype=torch.int64),
+            pivots=torch.zeros((2, self.num_temperatures), dtype=torch.int64),
         )
 
     def rows_like(self, state: ReplicaState) -> Tensor:
@@ -106,9 +116,26 @@ class ReplicaExchange:
             dynamics = self.langevin.run(state.dynamics, temperature, count, generator)
             state = replace(state, dynamics=centred(dynamics))
             done += count
-            if count == self.exchange_interval and self.num_temperatures > 1:
-                state = self.exchange(state, generator)
+            if count == self.exchange_interval:
+                state = self.sweep(state, generator)
         return state
+
+    def sweep(self, state: ReplicaState, generator: torch.Generator) -> ReplicaState:
+        """What happens between two pieces of dynamics: rotations about bonds, then exchanges."""
+        if self.rotors is not None and self.tries:
+            state = self._pivoted(state, generator)
+        return self.exchange(state, generator) if self.num_temperatures > 1 else state
+
+    def _pivoted(self, state: ReplicaState, generator: torch.Generator) -> ReplicaState:
+        rows = self.rows_like(state)
+        potential, n = self.langevin.potential, len(rows)
+        dynamics, accepted = pivot(
+            potential, self.rotors, state.dynamics, rows, self.tries, generator
+        )
+        offered = torch.full((n,), self.tries)
+        counts = torch.stack([offered, accepted.cpu()])
+        by_rung = counts.reshape(2, -1, self.num_temperatures).sum(1)
+        return replace(state, dynamics=centred(dynamics), pivots=state.pivots + by_rung)
 
     def exchange(self, state: ReplicaState, generator: torch.Generator) -> ReplicaState:
         """Offer every second neighbouring pair of each ladder to exchange conformations."""

@@ -82,7 +82,7 @@ def _in_intervals(
             for m, dynamics in zip(members, moved, strict=True)
         ]
         if count == interval:
-            members = [replace(m, state=_exchanged(m)) for m in members]
+            members = [replace(m, state=m.replicas.sweep(m.state, m.generator)) for m in members]
         done += count
     return [m.state for m in members]
 
@@ -126,12 +126,6 @@ def _advance_padded(
     return [
         DynamicsState(x, v, energy, f) for (x, v, f), energy in zip(parts, energies, strict=True)
     ]
-
-
-def _exchanged(member: Member) -> ReplicaState:
-    if member.replicas.num_temperatures == 1:
-        return member.state
-    return member.replicas.exchange(member.state, member.generator)
 
 
 def _threads(members: Sequence[Member]) -> int:

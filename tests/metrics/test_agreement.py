@@ -32,7 +32,7 @@ def test_independent_frames_agree():
     assert found.complaints == []
     assert found.points == 800
     assert found.torus.between == pytest.approx(found.torus.floor, rel=0.5)
-    share, error = found.basins["phi2"]
+    share, error = found.basins["phi2 > 0"]
     assert share == pytest.approx(0.3, abs=0.02)
     assert error == pytest.approx(math.sqrt(0.21 / (LADDERS * FRAMES)), rel=0.6)
 
@@ -56,6 +56,22 @@ def test_different_energies_are_found():
     assert found.energy.first == pytest.approx(2.0, abs=0.3)
     assert found.energy.excess > 1.0
     assert any(line.startswith("E-W2") for line in found.complaints)
+
+
+def test_cis_bonds_are_counted():
+    """Half of the ladders start and stay cis in one bond; every fourth frame is in the other."""
+    backbone, energy, ladder = two_basins(np.full(LADDERS, 0.5), np.random.default_rng(6), 40)
+    frames = np.arange(len(ladder)) // LADDERS
+    omega = {
+        "omega1": np.where(ladder % 2 == 0, 0.1, 3.0),
+        "omega2": np.where(frames % 4 == 0, -0.2, -3.1),
+    }
+    found = half_agreement({**backbone, **omega}, energy, ladder, points=80, splits=2)
+    share, error = found.basins["omega1 cis"]
+    assert (share, error) == pytest.approx((0.5, math.sqrt(0.25 * 16 / 15 / 16)))
+    assert found.basins["omega2 cis"] == pytest.approx((0.25, 0.0))
+    assert "P(omega1 cis) = 0.500 +- 0.129" in found.complaints
+    assert found.torus == half_agreement(backbone, energy, ladder, points=80, splits=2).torus
 
 
 def test_limit_grows_with_the_square_root_of_the_links():

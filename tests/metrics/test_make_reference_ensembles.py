@@ -127,6 +127,25 @@ def test_unfinished_and_absent_simulations_are_refused(simulation, tmp_path):
         tool.renew("CE", tmp_path / "CE", force=False)
 
 
+def test_the_first_finished_simulation_counts(simulation, tmp_path):
+    folder, _, run = simulation
+    begun = tmp_path / "begun" / "AA"
+    begun.mkdir(parents=True)
+    (begun / "run.json").write_text(json.dumps({**run, "outcome": "running"}))
+    roots = [begun.parent, folder.parent]
+    assert tool.find_simulation("AA", roots) == folder
+    with pytest.raises(EnsembleError, match="unfinished"):
+        tool.find_simulation("AA", roots[:1])
+    with pytest.raises(EnsembleError, match="CE holds no simulation"):
+        tool.find_simulation("CE", roots)
+
+
+def test_the_length_stands_in_the_settings_or_beside_them(simulation):
+    _, _, run = simulation
+    assert tool.simulated_length(run) == 15.0
+    assert tool.simulated_length({**run, "length": 30.0}) == 30.0
+
+
 def test_table_and_picture(simulation, out, tmp_path):
     pytest.importorskip("matplotlib")
     folder, _, _ = simulation
@@ -159,7 +178,13 @@ def test_committed_ensembles_are_small_and_listed():
         assert f"| {path.stem} |" in table
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in COMMITTED])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if number % 8 else [])
+        for number, path in enumerate(COMMITTED)
+    ],
+)
 def test_committed_ensembles_are_equilibrium_frames_of_their_peptide(path: Path, tmp_path):
     """Torsions fit the positions, energies those of the force field, ladders count alike."""
     from gensci.systems.peptide import PeptideSystem
