@@ -22,7 +22,12 @@ from gensci.io.progress import ProgressReport
 from gensci.io.run_folder import FORMAT, RECORD, RunFolder, check_place, check_same, read_record
 from gensci.io.simulation_report import JSON, TEXT, CorpusReport
 from gensci.systems.simulation import Simulable, SimulationSettings, SimulationSummary
-from gensci.systems.simulation_run import shards_are_whole, simulate_system, stored_snapshots
+from gensci.systems.simulation_run import (
+    Task,
+    shards_are_whole,
+    simulate_together,
+    stored_snapshots,
+)
 
 _PARTIAL = 3
 _UNITS = {"positions": "nm", "energy": "kJ/mol", "forces": "kJ/mol/nm", "length": "ps"}
@@ -64,8 +69,13 @@ class Corpus:
         return dataclasses.replace(self, keys=keys)
 
 
-def run_corpus(corpus: Corpus, threads: int = 1) -> int:
+def run_corpus(corpus: Corpus, threads: int = 1, batch: int = 1) -> int:
     """Simulate all systems of a corpus, or what is missing of them.
+
+    Args:
+        corpus: What to do.
+        threads: CPU threads.
+        batch: Systems that are simulated side by side; no bit depends on it.
 
     Returns:
         Exit status: 0, 3 where some of several systems failed, 1 where all did.
@@ -77,6 +87,8 @@ def run_corpus(corpus: Corpus, threads: int = 1) -> int:
     """
     if threads < 1:
         raise UsageError(f"--threads is {threads}", "give at least 1")
+    if batch < 1:
+        raise UsageError(f"--batch is {batch}", "give at least 1")
     torch.set_num_threads(threads)
     refuse_foreign(corpus.out)
     corpus = corpus.keyed()
@@ -87,23 +99,8 @@ def run_corpus(corpus: Corpus, threads: int = 1) -> int:
     forecast = Forecast.of(corpus.entries, held, corpus.settings)
     report = CorpusReport(corpus.out)
     with ProgressReport("simulate") as bar:
-        for number, entry in enumerate(corpus.entries, start=1):
-            place = f"{number} of {len(corpus.entries)}"
-            try:
-                line = _run_one(corpus, entry, forecast, bar, place)
-            except RunFolderError:
-                raise
-            except GensciError as error:
-                line = f"failed: {error}"
-                report.failures[entry.name] = str(error)
-                if len(corpus.entries) == 1:
-                    raise
-            finally:
-                forecast.leave(entry.name)
-                if corpus.out.is_dir():
-                    report.write()
-            left = f", {forecast.text()}" if forecast.text() else ""
-            print(f"{entry.name}: {line} ({place}{left})", flush=True)
+        for group in _groups(corpus.entries, batch):
+            _run_group(corpus, group, _Watch(report, forecast, bar, len(corpus.entries)))
     if (corpus.out / TEXT).exists():
         print(f"report in {corpus.out / TEXT}", flush=True)
     if len(report.failures) == len(corpus.entries):
@@ -148,7 +145,8 @@ def earlier_run(corpus: Corpus, entry: Entry) -> dict[str, Any] | None:
     if old is None:
         return None
     key = corpus.keys[entry.name]
-    before = {**old["settings"], "seed": old["seed"]}
+    # earlier versions knew no rotations about bonds
+    before = {"pivots": 0, **old["settings"], "seed": old["seed"]}
     if "length" in old["settings"]:
         # had peptides only, and recorded no settings of their force field
         before = {**energy_facts(Entry(entry.name), corpus.settings.coldest, {}), **before}
@@ -171,10 +169,81 @@ def _length(old: dict[str, Any]) -> float:
     return old["length"] if _can_continue(old) else old["settings"]["length"]
 
 
-def _run_one(
-    corpus: Corpus, entry: Entry, forecast: Forecast, bar: ProgressReport, place: str
-) -> str:
-    """Simulate one system as far as is asked; a line on what came of it."""
+@dataclass(frozen=True)
+class _Watch:
+    """What is kept up to date while systems are simulated."""
+
+    report: CorpusReport
+    forecast: Forecast
+    bar: ProgressReport
+    total: int
+
+    def leave(self, out: Path, number: int, name: str, line: str) -> None:
+        """Report a system that needs nothing more."""
+        self.forecast.leave(name)
+        if out.is_dir():
+            self.report.write()
+        left = f", {self.forecast.text()}" if self.forecast.text() else ""
+        print(f"{name}: {line} ({number} of {self.total}{left})", flush=True)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A system on its way: its task, and the record and clock of its folder."""
+
+    task: Task
+    run: RunFolder
+    since: float
+
+
+Group = tuple[tuple[int, Entry], ...]
+
+
+def _groups(entries: tuple[Entry, ...], size: int) -> list[Group]:
+    numbered = tuple(enumerate(entries, start=1))
+    return [numbered[k : k + size] for k in range(0, len(numbered), size)]
+
+
+def _run_group(corpus: Corpus, group: Group, watch: _Watch) -> None:
+    """Simulate some systems side by side as far as is asked, and report each."""
+    alone = watch.total == 1
+    begun: dict[int, _Begun] = {}
+    for number, entry in group:
+        try:
+            ready = _begin(corpus, entry, watch, f"{number} of {watch.total}")
+        except RunFolderError:
+            raise
+        except GensciError as error:
+            _fail(corpus, watch, number, entry, error, alone=alone)
+            continue
+        if isinstance(ready, _Begun):
+            begun[number] = ready
+        else:
+            watch.leave(corpus.out, number, entry.name, ready)
+    outcomes = simulate_together([b.task for b in begun.values()], seed=corpus.seed)
+    entries = dict(group)
+    for (number, ready), outcome in zip(begun.items(), outcomes, strict=True):
+        if isinstance(outcome, GensciError):
+            ready.run.save(outcome="failed", error=str(outcome))
+            _fail(corpus, watch, number, entries[number], outcome, alone=alone)
+        else:
+            watch.leave(corpus.out, number, entries[number].name, _end(ready, outcome))
+
+
+def _fail(
+    corpus: Corpus, watch: _Watch, number: int, entry: Entry, error: GensciError, *, alone: bool
+) -> None:
+    watch.report.failures[entry.name] = str(error)
+    if not alone:
+        watch.leave(corpus.out, number, entry.name, f"failed: {error}")
+        return
+    if corpus.out.is_dir():
+        watch.report.write()
+    raise error
+
+
+def _begin(corpus: Corpus, entry: Entry, watch: _Watch, place: str) -> _Begun | str:
+    """Claim the folder of a system and build it; or a line, where nothing is left to do."""
     folder, settings = corpus.out / entry.name, corpus.settings
     old = earlier_run(corpus, entry)
     if old is not None and _is_there(folder, old, settings):
@@ -193,19 +262,21 @@ def _run_one(
     def note(summary: SimulationSummary) -> None:
         seconds = round(before + time.monotonic() - begun, 2)
         run.save(seconds=seconds, **dataclasses.asdict(summary))
+        forecast = watch.forecast
         forecast.reach(entry, summary.snapshots)
-        bar(forecast.done_frames, forecast.all_frames, f"frames, {entry.name} is {place}, "
-            f"{forecast.text()}")  # fmt: skip
+        watch.bar(forecast.done_frames, forecast.all_frames, f"frames, {entry.name} is {place}, "
+                  f"{forecast.text()}")  # fmt: skip
 
-    try:
-        summary = simulate_system(system, settings, seed=corpus.seed, store=run, progress=note)
-    except GensciError as error:
-        run.save(outcome="failed", error=str(error))
-        raise
-    note(summary)
-    run.save(outcome="complete", length=summary.snapshots * settings.frame_interval)
+    return _Begun(Task(system, settings, run, note), run, begun)
+
+
+def _end(begun: _Begun, summary: SimulationSummary) -> str:
+    """Close the record of a system; a line on what came of it."""
+    begun.task.progress(summary)
+    length = summary.snapshots * begun.task.settings.frame_interval
+    begun.run.save(outcome="complete", length=length)
     verdict = ": ".join([summary.mixing["verdict"], ", ".join(summary.mixing["reasons"])])
-    elapsed = time.monotonic() - begun
+    elapsed = time.monotonic() - begun.since
     return f"{summary.frames} frames in {elapsed:.1f} s; {verdict.rstrip(': ')}"
 
 

@@ -10,19 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import Tensor
 
+from gensci.core.errors import GensciError, RunFolderError
 from gensci.core.packing import pack
 from gensci.core.protocols import Store, Tensors
 from gensci.core.random import stream
 from gensci.sims.dynamics import (
     DynamicsState,
-    Langevin,
-    NonFiniteStart,
+    Member,
     ReplicaExchange,
     ReplicaState,
-    find_rotors,
-    repartitioned_masses,
+    run_together,
 )
 from gensci.sims.peptide.backbone import BackboneTorsion, find_backbone, torsion_angles
 from gensci.systems.backbone_trips import BarrierTrips, cores, mixing_report
@@ -32,10 +30,9 @@ from gensci.systems.simulation import (
     SimulationSettings,
     SimulationSummary,
 )
+from gensci.systems.simulation_start import check_finite, equilibrated, replica_exchange
 
-UNIFORM_MASS = 12.0  # Da
 STATE = "replicas"
-_HOT_FRICTION = 10.0  # 1/ps: carries off the heat of the scattered starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +103,80 @@ def simulate_system(
     Raises:
         SimulationError: an energy is no longer finite.
     """
-    job = begin(system, settings, seed, store)
-    while not job.finished:
-        first = job.state.snapshots
-        ((job, frames),) = advance([job])
-        index = first // settings.snapshots_per_shard
-        store.save_shard(index, _extended(store.load_shard(index), frames, first, settings))
-        store.save_state(STATE, _pack(job.state))
-        if progress is not None:
-            progress(summarise(job))
-    return summarise(job)
+    task = Task(system, settings, store, progress or (lambda summary: None))
+    (outcome,) = simulate_together([task], seed=seed)
+    if isinstance(outcome, GensciError):
+        raise outcome
+    return outcome
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One simulation of a batch.
+
+    Attributes:
+        system: the molecule.
+        settings: see ``SimulationSettings``.
+        store: where its shards and its state are kept.
+        progress: called after every shard that is stored, with what is known so far.
+    """
+
+    system: Simulable
+    settings: SimulationSettings
+    store: Store
+    progress: Callable[[SimulationSummary], None]
+
+
+def simulate_together(tasks: Sequence[Task], *, seed: int) -> list[SimulationSummary | GensciError]:
+    """Simulate several molecules side by side, each as ``simulate_system`` would alone.
+
+    They share threads or a GPU, and nothing else: one that fails leaves the others as they are, and
+    no bit of one depends on which others there are.
+
+    Args:
+        tasks: the simulations.
+        seed: of the starts, the noise and the exchanges of each.
+
+    Returns:
+        For each task what came of it, or why it could not go on.
+    """
+    outcomes: dict[int, GensciError] = {}
+    jobs: dict[int, Job] = {}
+    for k, task in enumerate(tasks):
+        try:
+            jobs[k] = begin(task.system, task.settings, seed, task.store)
+        except RunFolderError:
+            raise
+        except GensciError as error:
+            outcomes[k] = error
+    while going := [k for k, job in jobs.items() if k not in outcomes and not job.finished]:
+        moved = _advance_each([jobs[k] for k in going])
+        for k, result in zip(going, moved, strict=True):
+            if isinstance(result, SimulationError):
+                outcomes[k] = result
+                continue
+            _keep(tasks[k], jobs[k], *result)
+            jobs[k] = result[0]
+    return [outcomes.get(k) or summarise(jobs[k]) for k in range(len(tasks))]
+
+
+def _keep(task: Task, before: Job, job: Job, frames: Tensors) -> None:
+    """Store the frames between two states, then the state behind them."""
+    first, store = before.state.snapshots, task.store
+    index = first // job.settings.snapshots_per_shard
+    store.save_shard(index, _extended(store.load_shard(index), frames, first, job.settings))
+    store.save_state(STATE, _pack(job.state))
+    task.progress(summarise(job))
+
+
+def _advance_each(jobs: Sequence[Job]) -> list[tuple[Job, Tensors] | SimulationError]:
+    """As ``advance``; where one of several fails, every one on its own."""
+    try:
+        return list(advance(jobs))
+    except SimulationError as error:
+        if len(jobs) == 1:
+            return [error]
+        return [_advance_each([job])[0] for job in jobs]
 
 
 def stored_snapshots(store: Store) -> int:
@@ -144,7 +205,8 @@ def begin(system: Simulable, settings: SimulationSettings, seed: int, store: Sto
 def advance(jobs: Sequence[Job]) -> list[tuple[Job, Tensors]]:
     """Every simulation at the end of the shard it is in, with the frames on the way there.
 
-    Jobs share nothing but this call: what one gives does not depend on the others.
+    Jobs share nothing but this call: what one gives does not depend on the others. Their settings
+    are the same but for the length.
 
     Raises:
         SimulationError: an energy is no longer finite; the message names the system.
@@ -161,14 +223,15 @@ def advance(jobs: Sequence[Job]) -> list[tuple[Job, Tensors]]:
 
 def _to_next_frame(jobs: Sequence[Job]) -> list[ReplicaState]:
     """The replicas one frame later, each job with a stream of its own."""
-    return [
-        job.replicas.run(
+    members = [
+        Member(
+            job.replicas,
             job.state.replicas,
-            job.settings.steps_per_frame,
             stream(job.seed, job.system.name, "snapshot", job.state.snapshots),
         )
         for job in jobs
     ]
+    return run_together(members, jobs[0].settings.steps_per_frame)
 
 
 def _recorded(job: Job, replicas: ReplicaState) -> tuple[Job, Tensors]:
@@ -236,83 +299,6 @@ def shards_are_whole(store: Store, settings: SimulationSettings, snapshots: int)
         if shard is None or len(shard["energy"]) + int(shard["dropped"]) < wanted:
             return False
     return True
-
-
-def replica_exchange(system: Simulable, settings: SimulationSettings) -> ReplicaExchange:
-    """The dynamics that the settings describe, in float32."""
-    langevin = Langevin(
-        system.force_field.to(dtype=torch.float32),
-        simulated_masses(system, settings.masses),
-        settings.time_step,
-        settings.friction,
-    )
-    rotors = find_rotors(system.bonds, system.force_field.masses)
-    return ReplicaExchange(
-        langevin, settings.temperatures, settings.exchange_interval, rotors, settings.pivots
-    )
-
-
-def simulated_masses(system: Simulable, kind: str) -> Tensor:
-    """Masses (atoms,) float32 Da of one of ``MASSES``."""
-    masses = system.force_field.masses.float()
-    if kind == "physical":
-        return masses
-    if kind == "uniform":
-        return torch.full_like(masses, UNIFORM_MASS)
-    return repartitioned_masses(masses, system.bonds)
-
-
-def equilibrated(
-    system: Simulable, replicas: ReplicaExchange, settings: SimulationSettings, seed: int
-) -> ReplicaState:
-    """Replicas after a hot start from scattered conformations and a run in the ladder.
-
-    Raises:
-        SimulationError: a start or a replica has no finite energy; the message names its row.
-    """
-    try:
-        return _equilibrated(system, replicas, settings, seed)
-    except NonFiniteStart as error:
-        raise SimulationError(f"{system.name}: {error}") from error
-
-
-def _equilibrated(
-    system: Simulable, replicas: ReplicaExchange, settings: SimulationSettings, seed: int
-) -> ReplicaState:
-    n = settings.ladders * settings.num_temperatures
-    generator = stream(seed, system.name, "start")
-    x = system.starts(n, generator)
-    inner = replicas.langevin
-    steps = round(settings.equilibration / settings.time_step)
-    hot = torch.full((n,), settings.temperatures[-1])
-    # short steps first: minima are met with thermal velocities, which stiff bonds may not survive
-    gentle = Langevin(inner.potential, inner.masses, 0.5 * inner.time_step, _HOT_FRICTION)
-    heated = gentle.run(gentle.start(x, hot, generator), hot, steps, generator)
-    check_finite(system, settings, heated.energy, "while it was heated")
-    state = replicas.run(replicas.start(heated.positions, generator), steps, generator)
-    check_finite(system, settings, state.dynamics.energy, "in equilibration")
-    fresh = replicas.start(state.dynamics.positions, generator)
-    return replace(fresh, dynamics=state.dynamics)
-
-
-def check_finite(
-    system: Simulable, settings: SimulationSettings, energy: Tensor, when: str
-) -> None:
-    """Refuse to go on with replicas that have no finite energy (rows,).
-
-    Raises:
-        SimulationError: some have none; the message names the system and the first such row.
-    """
-    rows = (~energy.isfinite()).nonzero().flatten().tolist()
-    if not rows:
-        return
-    ladder, rung = divmod(rows[0], settings.num_temperatures)
-    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    raise SimulationError(
-        f"{system.name}: no finite energy {when} in replica row {rows[0]} (ladder {ladder + 1}, "
-        f"{settings.temperatures[rung]:.0f} K){more}",
-        "use a shorter --time-step or --masses uniform",
-    )
 
 
 def _pack(state: SimulationState) -> Tensors:

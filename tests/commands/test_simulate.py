@@ -214,6 +214,25 @@ def test_a_finished_simulation_of_an_earlier_version_is_kept_but_not_continued(e
     assert files(earlier, "report.txt", "report.json") == before
 
 
+def test_the_size_of_a_batch_changes_no_bit(tmp_path):
+    names = "GG,AG,Ace-G-Nme"
+    for batch in (1, 3):
+        assert simulate(names, tmp_path / str(batch), **TINY, batch=batch) == 0
+    one, three = (files(tmp_path / n, "run.json", "report.json", "report.txt") for n in "13")
+    assert one == three
+    assert sum(path.suffix == ".safetensors" for path in one) == 6
+
+
+def test_pivots_are_counted_and_can_be_left_out(tmp_path):
+    for pivots in (0, 3):
+        simulate("GG", tmp_path / str(pivots), **TINY, pivots=pivots)
+    none, some = (record(tmp_path / n / "GG")["pivot_acceptance"] for n in "03")
+    assert none == [0, 0]
+    assert all(0 < rate < 1 for rate in some)
+    with pytest.raises(RunFolderError, match="pivots"):
+        simulate("GG", tmp_path / "0", **TINY, pivots=3)
+
+
 @pytest.mark.parametrize(
     "foreign", ["thesis.tex", "chapters/one.tex", "AA/run.json", "GG/letter.txt"]
 )

@@ -12,14 +12,15 @@ from gensci.systems.peptide import PeptideSystem
 from gensci.systems.simulation import SimulationError, SimulationSettings
 from gensci.systems.simulation_run import (
     Job,
+    Task,
     advance,
     begin,
-    check_finite,
     simulate_system,
-    simulated_masses,
+    simulate_together,
     stored_snapshots,
     summarise,
 )
+from gensci.systems.simulation_start import check_finite, simulated_masses
 
 SETTINGS = SimulationSettings(
     length=0.05,
@@ -273,3 +274,39 @@ def test_a_summary_of_a_state_without_frames_can_be_told(system):
     summary = summarise(job)
     assert (summary.snapshots, summary.frames, summary.round_trips) == (0, 0, 0)
     assert summary.mixing["torsions"]["phi2"]["fraction"] is None
+
+
+def test_simulations_side_by_side_have_the_bits_of_each_alone(system, uninterrupted):
+    other = PeptideSystem.from_text("GG")
+    longer = replace(SETTINGS, length=0.09)
+    pairs = [(system, SETTINGS), (other, longer)]
+    tasks = [Task(one, settings, MemoryStore(), lambda _: None) for one, settings in pairs]
+    first, second = simulate_together(tasks, seed=3)
+    assert_same(tasks[0].store, uninterrupted[0])
+    assert first == uninterrupted[1]
+    alone, summary = simulated(other, longer)
+    assert_same(tasks[1].store, alone)
+    assert second == summary
+
+
+def test_a_simulation_that_fails_leaves_those_beside_it_alone(system, uninterrupted):
+    class Breaking(Half):
+        """Unusable after some frames."""
+
+        calls = 0
+
+        def natural(self, x):
+            self.calls += 1
+            if self.calls > 2:
+                raise SimulationError("GG: no finite energy in replica row 1")
+            return torch.ones(len(x), dtype=torch.bool)
+
+    tasks = [
+        Task(Breaking(PeptideSystem.from_text("GG")), SETTINGS, MemoryStore(), lambda _: None),
+        Task(system, SETTINGS, MemoryStore(), lambda _: None),
+    ]
+    broken, fine = simulate_together(tasks, seed=3)
+    assert isinstance(broken, SimulationError)
+    assert tasks[0].store.shards.keys() == {0}
+    assert fine == uninterrupted[1]
+    assert_same(tasks[1].store, uninterrupted[0])
