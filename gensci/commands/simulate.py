@@ -33,7 +33,7 @@ def simulate(
     part: str = "1/1",
     seed: int = 0,
     threads: int = 1,
-    batch: int = 4,
+    batch: int | None = None,
     system_settings: dict[str, Any] | None = None,
 ) -> int:
     """Simulate by Langevin dynamics with temperature replica exchange; makes training corpora.
@@ -67,8 +67,8 @@ def simulate(
         part: "2/3" does every third system beginning with the second, for several processes.
         seed: Of the starts, the noise and the exchanges.
         threads: CPU threads.
-        batch: Systems that are simulated side by side, so that no thread idles; the bits are those
-            of one after the other.
+        batch: Systems that are simulated side by side, so that no thread idles; as many as threads
+            by default. The bits are those of one after the other.
         system_settings: Settings of the force field; easier as --system.implicit_solvent obc2.
     """
     from gensci.commands.simulating import Corpus, run_corpus
@@ -98,7 +98,7 @@ def simulate(
         system_settings=system_settings or {},
         asked={"system": system, **asked, "part": part},
     )
-    return run_corpus(corpus, threads, batch)
+    return run_corpus(corpus, threads, threads if batch is None else batch)
 
 
 def duration(option: str, text: str) -> float:

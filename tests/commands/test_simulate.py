@@ -140,7 +140,7 @@ def test_a_corpus_can_be_enlarged_and_its_report_names_all(tmp_path, capsys):
     assert simulate("dipeptides:2", tmp_path, **TINY, part="2/2") == 0
     first = files(tmp_path, "report.txt", "report.json")
     assert simulate("dipeptides:3", tmp_path, **TINY) == 0
-    assert "complete before (2 of 3, about" in capsys.readouterr().out
+    assert "complete before (2 of 3" in capsys.readouterr().out
     after = files(tmp_path, "report.txt", "report.json")
     assert {path: after[path] for path in first} == first
     report = json.loads((tmp_path / "report.json").read_text())
