@@ -10,6 +10,7 @@ from gensci.core.errors import UsageError
 
 _UNITS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6}
 _DURATION = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(fs|ps|ns|us)?\s*")
+_GPU_BATCH = 16
 T = TypeVar("T")
 
 
@@ -32,6 +33,7 @@ def simulate(
     include_published: bool = False,
     part: str = "1/1",
     seed: int = 0,
+    device: str = "cpu",
     threads: int = 1,
     batch: int | None = None,
     system_settings: dict[str, Any] | None = None,
@@ -66,11 +68,13 @@ def simulate(
             training data.
         part: "2/3" does every third system beginning with the second, for several processes.
         seed: Of the starts, the noise and the exchanges.
+        device: cpu or cuda.
         threads: CPU threads.
-        batch: Systems that are simulated side by side, so that no thread idles; as many as threads
-            by default. The bits are those of one after the other.
+        batch: Systems that are simulated side by side, so that no thread or GPU idles; by default
+            as many as threads, 16 on a GPU. The bits are those of one after the other.
         system_settings: Settings of the force field; easier as --system.implicit_solvent obc2.
     """
+    from gensci.commands.device import choose_device
     from gensci.commands.simulating import Corpus, run_corpus
     from gensci.data.corpora import select_entries
     from gensci.systems.simulation import SimulationSettings
@@ -87,6 +91,7 @@ def simulate(
         hottest=hottest,
         equilibration=duration("equilibration", equilibration),
         pivots=pivots,
+        device=choose_device(device).type,
     )
     asked = {"exclude": exclude, "corpus_seed": corpus_seed, "include_published": include_published}
     entries = select_entries(system, **asked)
@@ -98,7 +103,8 @@ def simulate(
         system_settings=system_settings or {},
         asked={"system": system, **asked, "part": part},
     )
-    return run_corpus(corpus, threads, threads if batch is None else batch)
+    usual = _GPU_BATCH if settings.device == "cuda" else threads
+    return run_corpus(corpus, threads, usual if batch is None else batch)
 
 
 def duration(option: str, text: str) -> float:

@@ -145,8 +145,8 @@ def earlier_run(corpus: Corpus, entry: Entry) -> dict[str, Any] | None:
     if old is None:
         return None
     key = corpus.keys[entry.name]
-    # earlier versions knew no rotations about bonds
-    before = {"pivots": 0, **old["settings"], "seed": old["seed"]}
+    # earlier versions knew no rotations about bonds and no GPU
+    before = {"pivots": 0, "device": "cpu", **old["settings"], "seed": old["seed"]}
     if "length" in old["settings"]:
         # had peptides only, and recorded no settings of their force field
         before = {**energy_facts(Entry(entry.name), corpus.settings.coldest, {}), **before}

@@ -89,6 +89,7 @@ class SimulationSettings:
         equilibration: ps at the hottest temperature from the starts, and again in the ladder.
         pivots: rotations about bonds, accepted or not, that each replica tries before every
             exchange.
+        device: ``cpu`` or ``cuda``; noise is drawn there, so the bits depend on it.
         frames_per_shard: about this many frames go to one file.
     """
 
@@ -103,6 +104,7 @@ class SimulationSettings:
     hottest: float = 800.0
     equilibration: float = 2.0
     pivots: int = 8
+    device: str = "cpu"
     frames_per_shard: int = 1000
 
     def __post_init__(self) -> None:

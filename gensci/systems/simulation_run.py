@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+from torch import Tensor
 
 from gensci.core.errors import GensciError, RunFolderError
 from gensci.core.packing import pack
@@ -191,7 +192,7 @@ def begin(system: Simulable, settings: SimulationSettings, seed: int, store: Sto
     torsions = find_backbone(system.topology)
     packed = store.load_state(STATE)
     if packed is not None:
-        state = _unpack(packed)
+        state = _unpack(packed, settings.device)
         if shards_are_whole(store, settings, state.snapshots):
             return Job(system, settings, seed, replicas, torsions, state)
     state = SimulationState(
@@ -227,7 +228,13 @@ def _to_next_frame(jobs: Sequence[Job]) -> list[ReplicaState]:
         Member(
             job.replicas,
             job.state.replicas,
-            stream(job.seed, job.system.name, "snapshot", job.state.snapshots),
+            stream(
+                job.seed,
+                job.system.name,
+                "snapshot",
+                job.state.snapshots,
+                device=job.settings.device,
+            ),
         )
         for job in jobs
     ]
@@ -237,7 +244,7 @@ def _to_next_frame(jobs: Sequence[Job]) -> list[ReplicaState]:
 def _recorded(job: Job, replicas: ReplicaState) -> tuple[Job, Tensors]:
     """The job with its replicas at the next frame, and that frame at the coldest temperature."""
     settings, number = job.settings, job.state.snapshots
-    dynamics = replicas.dynamics
+    dynamics = on_device(replicas.dynamics, "cpu")
     check_finite(job.system, settings, dynamics.energy, f"at frame {number + 1}")
     coldest = slice(None, None, settings.num_temperatures)
     keep = job.system.natural(dynamics.positions[coldest])
@@ -251,19 +258,19 @@ def _recorded(job: Job, replicas: ReplicaState) -> tuple[Job, Tensors]:
     }
     state = SimulationState(
         replicas=replicas,
-        trips=_observed(job, replicas),
+        trips=_observed(job, dynamics.positions, replicas.walker),
         snapshots=number + 1,
         dropped=job.state.dropped + int(frame["dropped"]),
     )
     return replace(job, state=state), frame
 
 
-def _observed(job: Job, replicas: ReplicaState) -> BarrierTrips:
+def _observed(job: Job, positions: Tensor, walker: Tensor) -> BarrierTrips:
     if not job.torsions:
         return job.state.trips
     atoms = torch.tensor([torsion.atoms for torsion in job.torsions])
-    angles = torsion_angles(replicas.dynamics.positions, atoms)
-    return job.state.trips.observe(cores(angles, job.torsions), replicas.walker)
+    angles = torsion_angles(positions, atoms)
+    return job.state.trips.observe(cores(angles, job.torsions), walker)
 
 
 def _joined(frames: Sequence[Tensors]) -> Tensors:
@@ -301,18 +308,23 @@ def shards_are_whole(store: Store, settings: SimulationSettings, snapshots: int)
     return True
 
 
+def on_device(dynamics: DynamicsState, device: str) -> DynamicsState:
+    """The same conformations elsewhere."""
+    return DynamicsState(**{name: value.to(device) for name, value in vars(dynamics).items()})
+
+
 def _pack(state: SimulationState) -> Tensors:
     parts = {"dynamics": state.replicas.dynamics, "trips": state.trips}
     inner = {f"{part}.{k}": v for part, held in parts.items() for k, v in pack(held).items()}
     return {**inner, **pack(state.replicas), **pack(state)}
 
 
-def _unpack(packed: Tensors) -> SimulationState:
+def _unpack(packed: Tensors, device: str) -> SimulationState:
     def part(cls: type, prefix: str = "") -> Tensors:
         names = [field.name for field in fields(cls)]
         return {name: packed[prefix + name] for name in names if prefix + name in packed}
 
-    dynamics = DynamicsState(**part(DynamicsState, "dynamics."))
+    dynamics = on_device(DynamicsState(**part(DynamicsState, "dynamics.")), device)
     return SimulationState(
         replicas=ReplicaState(dynamics=dynamics, **part(ReplicaState)),
         trips=BarrierTrips(**part(BarrierTrips, "trips.")),

@@ -25,8 +25,8 @@ _HOT_FRICTION = 10.0  # 1/ps: carries off the heat of the scattered starts
 def replica_exchange(system: Simulable, settings: SimulationSettings) -> ReplicaExchange:
     """The dynamics that the settings describe, in float32."""
     langevin = Langevin(
-        system.force_field.to(dtype=torch.float32),
-        simulated_masses(system, settings.masses),
+        system.force_field.to(device=settings.device, dtype=torch.float32),
+        simulated_masses(system, settings.masses).to(settings.device),
         settings.time_step,
         settings.friction,
     )
@@ -64,11 +64,11 @@ def _equilibrated(
     system: Simulable, replicas: ReplicaExchange, settings: SimulationSettings, seed: int
 ) -> ReplicaState:
     n = settings.ladders * settings.num_temperatures
-    generator = stream(seed, system.name, "start")
-    x = system.starts(n, generator)
+    x = system.starts(n, stream(seed, system.name, "start")).to(settings.device)
+    generator = stream(seed, system.name, "equilibration", device=settings.device)
     inner = replicas.langevin
     steps = round(settings.equilibration / settings.time_step)
-    hot = torch.full((n,), settings.temperatures[-1])
+    hot = torch.full((n,), settings.temperatures[-1], device=settings.device)
     # short steps first: minima are met with thermal velocities, which stiff bonds may not survive
     gentle = Langevin(inner.potential, inner.masses, 0.5 * inner.time_step, _HOT_FRICTION)
     heated = gentle.run(gentle.start(x, hot, generator), hot, steps, generator)

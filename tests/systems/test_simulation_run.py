@@ -310,3 +310,15 @@ def test_a_simulation_that_fails_leaves_those_beside_it_alone(system, uninterrup
     assert tasks[0].store.shards.keys() == {0}
     assert fine == uninterrupted[1]
     assert_same(tasks[1].store, uninterrupted[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_simulates_what_the_cpu_does(system):
+    longer = replace(SETTINGS, length=2.0, frame_interval=0.1, ladders=32, equilibration=0.5)
+    means = []
+    for device in ("cpu", "cuda"):
+        store, _ = simulated(system, replace(longer, device=device))
+        energy = torch.cat([shard["energy"] for shard in store.shards.values()]).double()
+        means.append((energy.mean(), energy.std() / 32**0.5))
+    (cpu, cpu_error), (gpu, gpu_error) = means
+    assert abs(cpu - gpu) < 5 * (cpu_error**2 + gpu_error**2).sqrt()
