@@ -13,6 +13,8 @@ from .langevin import GAS_CONSTANT, DynamicsState
 
 _MIN_HEAVY_MASS = 3.5  # Da: lighter atoms are hydrogens, also repartitioned ones
 
+_FLIP = 0.3  # radian about pi, the width of an amide's wells
+
 
 @dataclass(frozen=True, eq=False)
 class Rotors:
@@ -97,6 +99,17 @@ def rotated(x: Tensor, rotors: Rotors, choice: Tensor, angle: Tensor) -> Tensor:
     return torch.where(moving, origin + turned, x)
 
 
+def turn(uniform: Tensor) -> Tensor:
+    """Angles of proposed rotations from uniform numbers on [0, 1), both (n,).
+
+    Half of them are uniform, half lie about pi: amides and rings have a second form there and
+    nowhere else. An angle and its opposite are equally likely, as detailed balance wants.
+    """
+    anywhere = 4 * torch.pi * uniform
+    across = torch.pi + _FLIP * (4 * uniform - 3)
+    return torch.where(uniform < 0.5, anywhere, across)
+
+
 def pivot(
     potential: Any,
     rotors: Rotors,
@@ -105,7 +118,7 @@ def pivot(
     tries: int,
     generator: torch.Generator,
 ) -> tuple[DynamicsState, Tensor]:
-    """Metropolis rotations by uniform angles about random bonds; velocities stay as they are.
+    """Metropolis rotations by random angles about random bonds; velocities stay as they are.
 
     Bonds, angles and the volume element do not change, so the acceptance is that of the energy
     difference alone. Ref: Madras and Sokal 1988, J. Stat. Phys. 50, 109 (the pivot algorithm);
@@ -133,7 +146,7 @@ def pivot(
             (3, len(x)), generator=generator, dtype=torch.float64, device=generator.device
         ).to(x.device)
         choice = (draw[0] * len(rotors)).long()
-        trial = rotated(x, rotors, choice, (2 * torch.pi * draw[1]).to(x.dtype))
+        trial = rotated(x, rotors, choice, turn(draw[1]).to(x.dtype))
         offered = energies(trial)
         taken = draw[2].log() < beta * (energy.double() - offered.double())
         x = torch.where(taken[:, None, None], trial, x)

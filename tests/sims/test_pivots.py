@@ -15,6 +15,7 @@ from gensci.sims.dynamics import (
     pivot,
     rotated,
 )
+from gensci.sims.dynamics.pivots import turn
 from gensci.sims.forcefield import ForceField
 from gensci.sims.peptide import build_peptide
 from gensci.sims.peptide.backbone import torsion_angles
@@ -115,12 +116,23 @@ def test_pivots_alone_sample_the_boltzmann_density_of_a_torsion():
     assert cosines.mean().item() == pytest.approx(expected, abs=5 * cosines.std().item() / n**0.5)
     sines = potential.angle(state.positions).sin()
     assert abs(sines.mean().item()) < 5 * sines.std().item() / n**0.5
-    # of uniform proposals in equilibrium: E min(1, exp(-dU/kT)) by quadrature
+    # in equilibrium: E min(1, exp(-dU/kT)) over both kinds of proposals, by quadrature
     phi = torch.linspace(-math.pi, math.pi, 721, dtype=torch.float64)[:-1]
     p = torch.softmax(-a * phi.cos(), 0)
-    gain = (a * (phi.cos()[:, None] - phi.cos()[None])).clamp_max(0).exp()
-    rate = (p[:, None] * gain).sum().item() / len(phi)
+    u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    gain = (a * (phi.cos()[:, None] - (phi[:, None] + turn(u)).cos())).clamp_max(0).exp()
+    rate = (p[:, None] * gain).sum().item() / len(u)
     assert accepted.double().mean().item() / 40 == pytest.approx(rate, abs=0.01)
+
+
+def test_proposed_angles_are_as_likely_as_their_opposites():
+    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    angle = turn(u)
+    flips = u >= 0.5
+    assert (angle[flips] - math.pi).abs().max() <= 0.3
+    for power in range(1, 6):
+        assert (power * angle).sin().mean().abs() < 1e-4
+        assert (power * angle[~flips]).cos().mean().abs() < 1e-4
 
 
 def test_energies_and_forces_are_those_of_the_new_positions():
