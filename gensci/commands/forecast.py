@@ -49,7 +49,7 @@ class Forecast:
 
     def _work(self, entry: Entry, snapshots: int) -> float:
         """What is left of a simulation with this many snapshots."""
-        start = 0.0 if snapshots else 2 * self.settings.equilibration / self.settings.frame_interval
+        start = 0.0 if snapshots else 3 * self.settings.equilibration / self.settings.frame_interval
         return entry.cost * (max(0, self.settings.snapshots - snapshots) + start)
 
     @property

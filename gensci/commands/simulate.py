@@ -71,7 +71,7 @@ def simulate(
         device: cpu or cuda.
         threads: CPU threads.
         batch: Systems that are simulated side by side, so that no thread or GPU idles; by default
-            as many as threads, 16 on a GPU. The bits are those of one after the other.
+            as many as threads, 16 on a GPU. On the CPU the bits are those of one after the other.
         system_settings: Settings of the force field; easier as --system.implicit_solvent obc2.
     """
     from gensci.commands.device import choose_device

@@ -75,7 +75,7 @@ def run_corpus(corpus: Corpus, threads: int = 1, batch: int = 1) -> int:
     Args:
         corpus: What to do.
         threads: CPU threads.
-        batch: Systems that are simulated side by side; no bit depends on it.
+        batch: Systems that are simulated side by side; on the CPU no bit depends on it.
 
     Returns:
         Exit status: 0, 3 where some of several systems failed, 1 where all did.
@@ -103,9 +103,9 @@ def run_corpus(corpus: Corpus, threads: int = 1, batch: int = 1) -> int:
             _run_group(corpus, group, _Watch(report, forecast, bar, len(corpus.entries)))
     if (corpus.out / TEXT).exists():
         print(f"report in {corpus.out / TEXT}", flush=True)
-    if len(report.failures) == len(corpus.entries):
-        return 1
-    return _PARTIAL if report.failures else 0
+    if not report.failures:
+        return 0
+    return 1 if len(report.failures) == len(corpus.entries) else _PARTIAL
 
 
 def refuse_foreign(out: Path) -> None:
@@ -254,7 +254,11 @@ def _begin(corpus: Corpus, entry: Entry, watch: _Watch, place: str) -> _Begun | 
     system = build(entry, settings.coldest, corpus.system_settings)
     for line in notices(system):
         print(f"gensci: warning: {line}", file=sys.stderr, flush=True)
-    run = RunFolder(folder, {**(old or {}), **_record(corpus, entry, settings, system)})
+    record = {**(old or {}), **_record(corpus, entry, settings, system)}
+    if old is not None:
+        # what is stored bears their hash; settings that a later version added are not among them
+        record["settings"] = old["settings"]
+    run = RunFolder(folder, record)
     run.claim()
     write_topology(folder / "topology.pdb", system)
     begun, before = time.monotonic(), run.record.get("seconds", 0.0)

@@ -93,7 +93,8 @@ def _entries(part: str, hidden: frozenset[str], seed: int) -> Iterator[Entry]:
         for choice in read_file(Path(part)).choices:
             yield Entry(canonical_name(choice.spelled, f"--system {part}:"))
     else:
-        hint = did_you_mean(key, list(LENGTHS)) if key.islower() else ""
+        a_word = key.islower() and corpus != "peptide"
+        hint = did_you_mean(key, list(LENGTHS)) if a_word else ""
         if hint:
             raise SystemTextError(f"--system {part!r} is no corpus of peptides", hint.strip())
         yield Entry(canonical_name(part))

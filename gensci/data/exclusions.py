@@ -6,9 +6,11 @@ Imports no Lightning.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from gensci.core.errors import SystemTextError, UsageError
 from gensci.core.registry import normalise_name
@@ -57,6 +59,7 @@ def read_excluded(exclude: str | None, option: str = "--exclude") -> frozenset[s
 
     Raises:
         UsageError: the file cannot be read, or holds no sequences.
+        SystemTextError: a text spells no peptide.
     """
     if exclude is None:
         return frozenset()
@@ -70,11 +73,23 @@ def read_excluded(exclude: str | None, option: str = "--exclude") -> frozenset[s
         raise UsageError(
             f"{option} {exclude} cannot be read ({error})", "give a JSON file"
         ) from error
-    lists = content.values() if isinstance(content, dict) else [content]
-    found = frozenset(str(name) for names in lists if isinstance(names, list) for name in names)
+    found = frozenset(canonical_name(name, f"{option} {exclude}") for name in _listed(content))
     if not found:
         raise UsageError(f"{option} {exclude} holds no list of sequences", _EXAMPLE)
     return found
+
+
+def _listed(content: Any) -> Iterator[str]:
+    """The texts of all lists in the content of a JSON file, however deep."""
+    if isinstance(content, dict):
+        for value in content.values():
+            yield from _listed(value)
+    elif isinstance(content, list):
+        for item in content:
+            if isinstance(item, str):
+                yield item
+            else:
+                yield from _listed(item)
 
 
 def refuse_excluded(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from gensci.io.atomic import write_atomic
 
@@ -38,7 +38,8 @@ def save_tensors(path: Path, tensors: Tensors, run_key: str) -> None:
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     # one key only: the header order of several would vary from run to run
     note = {"gensci": json.dumps({"run": run_key, "sha256": digest(plain)}, sort_keys=True)}
-    write_atomic(path, lambda temporary: save_file(plain, str(temporary), metadata=note))
+    content = save(plain, metadata=note)  # save_file would let nobody else read the file
+    write_atomic(path, lambda temporary: _write_bytes(temporary, content))
 
 
 def load_tensors(path: Path, run_key: str) -> Tensors | None:
@@ -54,3 +55,7 @@ def load_tensors(path: Path, run_key: str) -> Tensors | None:
     if note.get("run") != run_key or note.get("sha256") != digest(tensors):
         return None
     return tensors
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

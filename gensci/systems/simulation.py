@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,7 +79,7 @@ class SimulationSettings:
 
     Attributes:
         length: ps of each replica, after equilibration. Does not change what comes earlier.
-        frame_interval: ps between frames.
+        frame_interval: ps between frames, rounded to whole steps.
         time_step: ps.
         friction: 1/ps.
         masses: ``physical``, ``hmr`` (hydrogens of 3 Da) or ``uniform`` (all of 12 Da).
@@ -109,14 +110,14 @@ class SimulationSettings:
 
     def __post_init__(self) -> None:
         for name in ("length", "frame_interval", "time_step", "coldest"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')} is not positive", "give more than 0")
         for name in ("ladders", "num_temperatures", "frames_per_shard"):
             if getattr(self, name) < 1:
                 option = name.removeprefix("num_").replace("_", "-")
                 raise UsageError(f"--{option} is {getattr(self, name)}", "give >= 1")
         for name in ("friction", "equilibration", "pivots"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"--{name} is {getattr(self, name)}", "give 0 or more")
         if self.masses not in MASSES:
             raise UsageError(f"--masses {self.masses!r} is unknown", f"use {', '.join(MASSES)}")

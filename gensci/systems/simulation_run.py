@@ -131,16 +131,21 @@ class Task:
 def simulate_together(tasks: Sequence[Task], *, seed: int) -> list[SimulationSummary | GensciError]:
     """Simulate several molecules side by side, each as ``simulate_system`` would alone.
 
-    They share threads or a GPU, and nothing else: one that fails leaves the others as they are, and
-    no bit of one depends on which others there are.
+    They share threads or a GPU, and nothing else: one that fails leaves the others as they are. On
+    the CPU no bit of one depends on which others there are.
 
     Args:
-        tasks: the simulations.
+        tasks: the simulations; their settings are the same but for the length.
         seed: of the starts, the noise and the exchanges of each.
 
     Returns:
         For each task what came of it, or why it could not go on.
+
+    Raises:
+        ValueError: settings differ in more than the length.
     """
+    if any(task.settings.key != tasks[0].settings.key for task in tasks):
+        raise ValueError("settings differ in more than the length; simulate such systems apart")
     outcomes: dict[int, GensciError] = {}
     jobs: dict[int, Job] = {}
     for k, task in enumerate(tasks):
@@ -325,8 +330,11 @@ def _unpack(packed: Tensors, device: str) -> SimulationState:
         return {name: packed[prefix + name] for name in names if prefix + name in packed}
 
     dynamics = on_device(DynamicsState(**part(DynamicsState, "dynamics.")), device)
+    held = part(ReplicaState)
+    if "pivots" not in held:  # of a version without them
+        held["pivots"] = torch.zeros((2, len(held["attempted"]) + 1), dtype=torch.int64)
     return SimulationState(
-        replicas=ReplicaState(dynamics=dynamics, **part(ReplicaState)),
+        replicas=ReplicaState(dynamics=dynamics, **held),
         trips=BarrierTrips(**part(BarrierTrips, "trips.")),
         snapshots=int(packed["snapshots"]),
         dropped=int(packed["dropped"]),

@@ -71,7 +71,7 @@ def _equilibrated(
     hot = torch.full((n,), settings.temperatures[-1], device=settings.device)
     # short steps first: minima are met with thermal velocities, which stiff bonds may not survive
     gentle = Langevin(inner.potential, inner.masses, 0.5 * inner.time_step, _HOT_FRICTION)
-    heated = gentle.run(gentle.start(x, hot, generator), hot, steps, generator)
+    heated = gentle.run(gentle.start(x, hot, generator), hot, 2 * steps, generator)
     check_finite(system, settings, heated.energy, "while it was heated")
     state = replicas.run(replicas.start(heated.positions, generator), steps, generator)
     check_finite(system, settings, state.dynamics.energy, "in equilibration")

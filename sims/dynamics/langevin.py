@@ -134,7 +134,11 @@ class Langevin:
     def job(
         self, state: DynamicsState, temperature: Tensor, generator: torch.Generator
     ) -> Job | None:
-        """A copy of the state, ready for the C kernel; None where the kernel cannot be used."""
+        """A copy of the state, ready for the C kernel; None where the kernel cannot be used.
+
+        Raises:
+            ValueError: state, temperature or masses do not fit the force field or each other.
+        """
         find = getattr(self.potential, "fused_kernel", None)
         kernel = find(state.positions) if find is not None and self.masses.ndim == 1 else None
         if kernel is None:
@@ -147,12 +151,19 @@ class Langevin:
 
     def _settings(self, dtype: torch.dtype) -> StepSettings:
         masses = self.masses.double().cpu()
-        keep = math.exp(-self.friction * self.time_step)
+        keep = self._kept(dtype)
         spread = ((1 - keep**2) * GAS_CONSTANT / masses).sqrt()
         kick = 0.5 * self.time_step / masses
         return StepSettings(
             kick.to(dtype).contiguous(), spread.to(dtype).contiguous(), 0.5 * self.time_step, keep
         )
+
+    def _kept(self, dtype: torch.dtype) -> float:
+        """What friction leaves of a velocity in a step, as the arithmetic of the steps has it.
+
+        In single precision it is next to one: noise for another value would change the temperature.
+        """
+        return torch.tensor(math.exp(-self.friction * self.time_step), dtype=dtype).item()
 
     def run_torch(
         self, state: DynamicsState, temperature: Tensor, steps: int, draw: Draw
@@ -169,7 +180,7 @@ class Langevin:
         energy, forces = state.energy, state.forces
         masses = self.masses.to(x.device)
         kick = (0.5 * self.time_step / masses)[..., None].to(x)
-        keep = math.exp(-self.friction * self.time_step)
+        keep = self._kept(x.dtype)
         heat = GAS_CONSTANT * temperature.double()[:, None] / masses.double()
         spread = ((1 - keep**2) * heat).sqrt()[..., None].to(x)
         for first in range(0, steps, _NOISE_STEPS):

@@ -108,7 +108,11 @@ class ReplicaExchange:
         return self.row_temperatures(len(state.walker)).to(state.dynamics.positions)
 
     def run(self, state: ReplicaState, steps: int, generator: torch.Generator) -> ReplicaState:
-        """Advance by a number of steps, with an exchange after every ``exchange_interval``."""
+        """Advance by a number of steps, with an exchange after every ``exchange_interval`` of them.
+
+        Conformations are centred on the way: the potential must not know where the origin is, and
+        atoms cannot be held in place.
+        """
         temperature = self.rows_like(state)
         done = 0
         while done < steps:
@@ -124,7 +128,7 @@ class ReplicaExchange:
         """What happens between two pieces of dynamics: rotations about bonds, then exchanges."""
         if self.rotors is not None and self.tries:
             state = self._pivoted(state, generator)
-        return self.exchange(state, generator) if self.num_temperatures > 1 else state
+        return self.exchange(state, generator)
 
     def _pivoted(self, state: ReplicaState, generator: torch.Generator) -> ReplicaState:
         rows = self.rows_like(state)
@@ -139,6 +143,8 @@ class ReplicaExchange:
 
     def exchange(self, state: ReplicaState, generator: torch.Generator) -> ReplicaState:
         """Offer every second neighbouring pair of each ladder to exchange conformations."""
+        if self.num_temperatures == 1:
+            return state
         n, rungs = len(state.walker), self.num_temperatures
         ladders = n // rungs
         lower = torch.arange(int(state.exchanges) % 2, rungs - 1, 2)

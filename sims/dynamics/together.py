@@ -1,14 +1,19 @@
-"""Replica exchange of several molecules in one batch, each with the bits it would have alone."""
+"""Replica exchange of several molecules in one batch.
+
+On the CPU each gets the bits that it would have alone; on a GPU the same noise and exchanges, but
+sums may be ordered otherwise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from ..forcefield.field import ForceField
 from ..forcefield.mixed import MixedForceField
 from ..forcefield.stepping import advance
 from .langevin import DynamicsState, Langevin, centred, drawing_from, job_state, num_threads
@@ -51,7 +56,7 @@ def run_padded(members: Sequence[Member], steps: int) -> list[ReplicaState]:
     if not members:
         return []
     counts = [len(m.state.walker) for m in members]
-    batch = MixedForceField([m.replicas.langevin.potential for m in members], counts)
+    batch = _mixed(tuple(m.replicas.langevin.potential for m in members), tuple(counts))
     inner = members[0].replicas.langevin
     masses = batch.pad(
         [m.replicas.langevin.masses.expand(n, -1) for m, n in zip(members, counts, strict=True)],
@@ -62,6 +67,12 @@ def run_padded(members: Sequence[Member], steps: int) -> list[ReplicaState]:
         raise ValueError("time steps or frictions differ; give one batch the same")
     langevin = Langevin(batch, masses, inner.time_step, inner.friction)
     return _in_intervals(members, steps, partial(_advance_padded, batch, langevin))
+
+
+@lru_cache(maxsize=4)
+def _mixed(fields: tuple[ForceField, ...], counts: tuple[int, ...]) -> MixedForceField:
+    """One object for the calls of a simulation: its tables are on the GPU already."""
+    return MixedForceField(fields, counts)
 
 
 def _in_intervals(

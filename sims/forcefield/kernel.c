@@ -17,7 +17,7 @@ static V not_finite(const Model *m, V (*x)[3])
 static void store(const Model *m, Block *w, D total, long count, real *energy, real *forces)
 {
     V usable;
-    for (int k = 0; k < LANES; k++) usable[k] = total[k] - total[k];
+    for (int k = 0; k < LANES; k++) usable[k] = R(total[k]) - R(total[k]);
     for (int k = 0; k < count; k++) energy[k] = isnan(total[k]) ? R(INFINITY) : R(total[k]);
     if (!forces) return;
     for (int i = 0; i < 3 * m->atoms; i++) {

@@ -13,7 +13,7 @@ from .compiler import NoKernel, find_compiler, load_library
 from .layout import fill_model, model_class, pack_tables
 from .parameters import Parameters
 
-_LANES = 16  # the widest block of the kernel
+LANES = 16  # the widest block of the kernel
 _MIN_PAIRS = 50_000  # atom pairs that are worth a thread of their own (~0.2 ms)
 
 
@@ -98,28 +98,38 @@ class Kernel:
 
     def _slices(self, n: int, num_threads: int) -> list[tuple[int, int]]:
         """Cuts n conformations into runs of whole blocks, at most one for each thread."""
-        blocks = -(-n // _LANES)
+        blocks = -(-n // LANES)
         worthwhile = n * self._atoms**2 // (2 * _MIN_PAIRS)
-        parts = max(1, min(num_threads, blocks, worthwhile))
-        edges = [min(n, _LANES * (blocks * k // parts)) for k in range(parts + 1)]
-        return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
+        return whole_blocks(n, min(num_threads, blocks, worthwhile))
+
+
+def whole_blocks(n: int, parts: int) -> list[tuple[int, int]]:
+    """Cuts n rows into at most so many runs of whole blocks: (first row, behind the last)."""
+    blocks, parts = -(-n // LANES), max(1, parts)
+    edges = [min(n, LANES * (blocks * k // parts)) for k in range(parts + 1)]
+    return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
 def in_threads(work: Callable[..., None], pieces: Sequence[tuple[Any, ...]], threads: int) -> None:
     """Runs work(*piece) for every piece in at most ``threads`` threads; ctypes releases the GIL.
 
-    Plain threads and no pool: a pool would not survive the fork of a data loader.
+    Plain threads and no pool: a pool would not survive the fork of a data loader. The first
+    exception of any thread ends all of them and is raised here.
     """
     rest = iter(pieces)
     lock = threading.Lock()
+    errors: list[BaseException] = []
 
     def take_turns() -> None:
-        while True:
+        while not errors:
             with lock:
                 piece = next(rest, None)
             if piece is None:
                 return
-            work(*piece)
+            try:
+                work(*piece)
+            except BaseException as error:  # also a keyboard interrupt; raised below
+                errors.append(error)
 
     helpers = [threading.Thread(target=take_turns) for _ in range(min(threads, len(pieces)) - 1)]
     for helper in helpers:
@@ -127,3 +137,5 @@ def in_threads(work: Callable[..., None], pieces: Sequence[tuple[Any, ...]], thr
     take_turns()
     for helper in helpers:
         helper.join()
+    if errors:
+        raise errors[0]

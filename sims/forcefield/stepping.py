@@ -2,15 +2,12 @@
 
 import ctypes
 import functools
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .native import Kernel, in_threads
-
-_MIN_ROWS = 16  # rows of a thread: a block of the widest lanes
+from .native import LANES, Kernel, in_threads, whole_blocks
 
 
 @functools.cache
@@ -74,13 +71,32 @@ class Job:
         kernel: of the molecule.
         settings: of the steps, in the precision of the kernel.
         rows: what to advance.
-        key: 64 random bits; the noise of row i depends on the key and i alone.
+        key: random bits; the noise of row i depends on the key and i alone.
+
+    Raises:
+        ValueError: a tensor is not what the kernel would take it for.
     """
 
     kernel: Kernel
     settings: StepSettings
     rows: Rows
     key: int
+
+    def __post_init__(self) -> None:
+        r, s, n, atoms = self.rows, self.settings, len(self.rows.x), self.kernel.model.atoms
+        whole, by_row, by_atom = (n, atoms, 3), (n,), (atoms,)
+        self._refuse_unless(whole, positions=r.x, velocities=r.v, forces=r.f)
+        self._refuse_unless(by_row, energies=r.energy, temperatures=r.heat)
+        self._refuse_unless(by_atom, masses=s.kick, spreads=s.spread)
+
+    def _refuse_unless(self, shape: tuple[int, ...], **tensors: torch.Tensor) -> None:
+        for name, t in tensors.items():
+            fits = t.shape == shape and t.dtype == self.kernel.dtype and t.device.type == "cpu"
+            if not (fits and t.is_contiguous()):
+                raise ValueError(
+                    f"{name} are {t.dtype} of shape {tuple(t.shape)} on {t.device}; "
+                    f"give {self.kernel.dtype} of shape {shape} on the CPU"
+                )
 
 
 def advance(jobs: list[Job], steps: int, num_threads: int) -> None:
@@ -105,10 +121,9 @@ def advance(jobs: list[Job], steps: int, num_threads: int) -> None:
 def _pieces(jobs: list[Job], job: Job, num_threads: int) -> list[tuple[int, int]]:
     """Whole blocks in pieces small enough that threads end together."""
     n = len(job.rows.energy)
-    blocks = -(-n // _MIN_ROWS)
+    blocks = -(-n // LANES)
     parts = 1 if num_threads == 1 else min(blocks, max(1, 4 * num_threads // len(jobs)))
-    edges = [min(n, _MIN_ROWS * (blocks * k // parts)) for k in range(parts + 1)]
-    return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
+    return whole_blocks(n, parts)
 
 
 def _advance_rows(job: Job, start: int, stop: int, steps: int) -> int:

@@ -68,6 +68,8 @@ def _refuse_two_solvents(system: openmm.System, forcefield: tuple[str, ...]) -> 
 
 def system_files(forcefield: tuple[str, ...], implicit_solvent: str | None) -> tuple[str, ...]:
     """Names of the OpenMM files that make up a force field with its solvent."""
+    if isinstance(forcefield, str):
+        raise PeptideBuildError(f"forcefield is a text: give a tuple of files, ({forcefield!r},)")
     if implicit_solvent is None:
         return tuple(forcefield)
     if implicit_solvent not in IMPLICIT_SOLVENTS:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gensci.commands.prepare import prepare
+from gensci.commands.prepare import peptide_settings, prepare
 from gensci.core.errors import UsageError
 from gensci.core.registry import SYSTEMS, Registry
 from gensci.systems.resolve import SystemChoice
@@ -49,3 +49,35 @@ def test_a_missing_package_is_one_line_with_what_installs_it(monkeypatch, tmp_pa
     monkeypatch.setattr(PeptideSystem, "from_text", classmethod(missing))
     with pytest.raises(UsageError, match=r"package openmm; pip install 'gensci\[peptides\]'"):
         prepare(SystemChoice("peptide", "AA"), "any", CPU, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("amber99sbildn.xml", ("amber99sbildn.xml",)),
+        ("amber14/protein.ff14SB.xml, own.xml", ("amber14/protein.ff14SB.xml", "own.xml")),
+        ('["amber99sbildn.xml"]', ("amber99sbildn.xml",)),
+        (("amber99sbildn.xml",), ("amber99sbildn.xml",)),
+    ],
+)
+def test_a_force_field_is_a_name_several_with_commas_or_a_list(text, files):
+    assert tuple(peptide_settings({"forcefield": text})["forcefield"]) == files
+
+
+@pytest.mark.parametrize("text", ["none", "None", "null", None])
+def test_none_is_no_solvent_and_no_cutoff(text):
+    chosen = peptide_settings({"implicit-solvent": text, "cutoff": text})
+    assert (chosen["implicit_solvent"], chosen["cutoff"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cutoff": "2nm"}, r"--system.cutoff '2nm' cannot be used; give a number or none$"),
+        ({"temperature": "none"}, r"--system.temperature 'none' cannot be used; give a number$"),
+        ({"minimise": "maybe"}, r"--system.minimise 'maybe' cannot be used; give true or false$"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_refused_with_what_it_takes(settings, message):
+    with pytest.raises(UsageError, match=message):
+        peptide_settings(settings)

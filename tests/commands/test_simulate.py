@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from gensci.__main__ import main
 from gensci.commands.simulate import duration, select_part, simulate
 from gensci.core.errors import RunFolderError, SystemTextError, UsageError
+from gensci.io.run_folder import RunFolder
 from gensci.sims.peptide import build_peptide, create_system
 from gensci.systems.peptide import PeptideSystem
 from gensci.systems.simulation import SimulationError
@@ -27,6 +28,8 @@ TINY = {
     "temperatures": 2,
     "equilibration": "0.02ps",
 }
+
+LATER_SETTINGS = ("pivots", "device")
 
 
 def files(folder, *ignored):
@@ -196,8 +199,6 @@ def earlier(tmp_path):
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "state" / "replicas.safetensors").unlink()
     (folder / "state").rmdir()
-    from gensci.io.run_folder import RunFolder
-
     shard = load_file(folder / "shards" / "000000.safetensors")
     old = {name: shard[name] for name in ("positions", "energy", "dropped")}
     RunFolder(folder, run).save_shard(0, old)
@@ -214,6 +215,32 @@ def test_a_finished_simulation_of_an_earlier_version_is_kept_but_not_continued(e
     assert files(earlier, "report.txt", "report.json") == before
 
 
+def test_a_simulation_without_later_settings_is_continued_to_the_same_bits(tmp_path):
+    for folder, length in (("old", "0.02ps"), ("whole", "0.06ps")):
+        simulate("GG", tmp_path / folder, **{**TINY, "length": length}, pivots=0)
+    old = tmp_path / "old" / "GG"
+    new, before = RunFolder(old, record(old)), record(old)
+    before["settings"] = {
+        name: value for name, value in before["settings"].items() if name not in LATER_SETTINGS
+    }
+    assert len(before["settings"]) == len(new.record["settings"]) - len(LATER_SETTINGS)
+    shard, state = new.load_shard(0), new.load_state("replicas")
+    run = RunFolder(old, before)
+    run.save()
+    # a mark in what need not be made again shows whether the simulation was begun anew
+    shard["energy"][0] += 1.0
+    run.save_shard(0, shard)
+    run.save_state("replicas", {name: value for name, value in state.items() if name != "pivots"})
+    simulate("GG", tmp_path / "old", **TINY, pivots=0)
+    ours, whole = (
+        load_file(tmp_path / folder / "GG" / "shards" / "000000.safetensors")
+        for folder in ("old", "whole")
+    )
+    whole["energy"][0] += 1.0
+    assert ours.keys() == whole.keys()
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
 def test_the_size_of_a_batch_changes_no_bit(tmp_path):
     names = "GG,AG,Ace-G-Nme"
     for batch in (1, 3):
@@ -221,6 +248,11 @@ def test_the_size_of_a_batch_changes_no_bit(tmp_path):
     one, three = (files(tmp_path / n, "run.json", "report.json", "report.txt") for n in "13")
     assert one == three
     assert sum(path.suffix == ".safetensors" for path in one) == 6
+
+
+def test_a_part_without_systems_is_no_failure(tmp_path):
+    assert simulate("AA,GG", tmp_path / "out", **TINY, part="3/3") == 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_pivots_are_counted_and_can_be_left_out(tmp_path):

@@ -74,6 +74,10 @@ def test_parts_are_joined_and_each_system_comes_once(tmp_path):
     assert names(f"GG, {path},ace-A-nme,{fasta}") == ["GG", "Ace-A-Nme", "AAA", "WW"]
 
 
+def test_the_prefix_of_a_peptide_is_understood():
+    assert [entry.name for entry in select_entries("peptide:AA,AA, peptide:GG")] == ["AA", "GG"]
+
+
 def test_molecules_are_named_by_their_file(tmp_path):
     entries = select_entries(f"GG,{tmp_path / 'drug.prmtop'}")
     assert entries == [Entry("GG"), Entry("drug", tmp_path / "drug.prmtop")]

@@ -12,8 +12,12 @@ from gensci.data.exclusions import published_splits, read_excluded, refuse_exclu
 
 @pytest.mark.parametrize(
     "content",
-    [["AA", "GG"], {"test": ["AA"], "val": ["GG"], "source": "x", "seed": 3}],
-    ids=["list", "lists by name"],
+    [
+        ["AA", "GG"],
+        {"test": ["AA"], "val": ["GG"], "source": "x", "seed": 3},
+        {"test": {"2AA": ["peptide:AA"], "other": [["GG", 3]]}},
+    ],
+    ids=["list", "lists by name", "deeper, in other spellings"],
 )
 def test_a_file_may_hold_one_list_or_several(tmp_path, content):
     path = tmp_path / "banned.json"
@@ -29,6 +33,13 @@ def test_sequences_may_be_given_directly_or_not_at_all():
     refuse_excluded(["AA"], None)
     with pytest.raises(SystemTextError, match=r"^--exclude: .*'X'"):
         read_excluded("AA,AX")
+
+
+def test_what_a_file_misspells_is_not_passed_over(tmp_path):
+    path = tmp_path / "banned.json"
+    path.write_text('["AA", "gg"]')
+    with pytest.raises(SystemTextError, match=r"^--exclude .*banned.json: .*write 'GG'"):
+        read_excluded(str(path))
 
 
 @pytest.mark.parametrize(

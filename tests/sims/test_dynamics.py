@@ -195,6 +195,14 @@ def test_round_trips_are_counted_from_cold_to_hot_and_back():
     assert state.accepted.tolist() == [4, 4, 4]
 
 
+def test_a_ladder_of_one_temperature_exchanges_nothing():
+    replicas = ReplicaExchange(Langevin(Harmonic(1.0), torch.ones(1)), (300.0,))
+    state = replicas.start(torch.zeros(3, 1, 3), generator())
+    again = replicas.exchange(replicas.exchange(state, generator(1)), generator(2))
+    assert torch.equal(again.dynamics.positions, state.dynamics.positions)
+    assert again.attempted.numel() == 0
+
+
 def test_a_run_in_two_pieces_equals_its_pieces():
     replicas = ReplicaExchange(
         Langevin(Harmonic(20.0), torch.ones(2), 0.01), (300.0, 400.0), exchange_interval=5

@@ -284,6 +284,7 @@ def test_settings_change_the_system():
     [
         ({"implicit_solvent": "water"}, "use one of hct, obc1"),
         ({"forcefield": ("no-such.xml",)}, "no-such.xml"),
+        ({"forcefield": "no-such.xml"}, r"a tuple of files, \('no-such.xml',\)"),
         ({"forcefield": ("tip3p.xml",)}, "cannot describe this peptide"),
     ],
 )

@@ -289,6 +289,13 @@ def test_simulations_side_by_side_have_the_bits_of_each_alone(system, uninterrup
     assert second == summary
 
 
+def test_only_like_settings_go_side_by_side(system):
+    other = replace(SETTINGS, frame_interval=0.005)
+    tasks = [Task(system, s, MemoryStore(), lambda _: None) for s in (SETTINGS, other)]
+    with pytest.raises(ValueError, match="more than the length"):
+        simulate_together(tasks, seed=3)
+
+
 def test_a_simulation_that_fails_leaves_those_beside_it_alone(system, uninterrupted):
     class Breaking(Half):
         """Unusable after some frames."""
