@@ -91,6 +91,9 @@ def run_corpus(corpus: Corpus, threads: int = 1, batch: int = 1) -> int:
         raise UsageError(f"--batch is {batch}", "give at least 1")
     torch.set_num_threads(threads)
     refuse_foreign(corpus.out)
+    if not corpus.entries:
+        print("nothing to do: this --part holds none of the systems", flush=True)
+        return 0
     corpus = corpus.keyed()
     held = {}
     for entry in corpus.entries:

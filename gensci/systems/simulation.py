@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from openmm import app
 
 MASSES = ("physical", "hmr", "uniform")
+_SNAPSHOTS_PER_SHARD = 64  # at most, so that few ladders lose little when a run is killed
 _EXCHANGE_STEPS = 100
 
 
@@ -91,7 +92,7 @@ class SimulationSettings:
         pivots: rotations about bonds, accepted or not, that each replica tries before every
             exchange.
         device: ``cpu`` or ``cuda``; noise is drawn there, so the bits depend on it.
-        frames_per_shard: about this many frames go to one file.
+        frames_per_shard: about this many frames go to one file, fewer with few ladders.
     """
 
     length: float = 100.0
@@ -165,7 +166,7 @@ class SimulationSettings:
     @property
     def snapshots_per_shard(self) -> int:
         """Frames of each ladder in one shard; the last shard may have fewer."""
-        return max(1, self.frames_per_shard // self.ladders)
+        return max(1, min(self.frames_per_shard // self.ladders, _SNAPSHOTS_PER_SHARD))
 
     @property
     def num_shards(self) -> int:

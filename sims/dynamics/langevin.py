@@ -108,7 +108,13 @@ class Langevin:
 
         Raises:
             NonFiniteStart: naming the first row that cannot be started from.
+            ValueError: there is not one temperature for each row, or one is negative.
         """
+        if temperature.shape != (len(positions),) or not (temperature >= 0).all():
+            raise ValueError(
+                f"temperatures of shape {tuple(temperature.shape)}; give {len(positions)}, one for "
+                "each row, zero or more K"
+            )
         energy, forces = self.potential.energy_and_forces(positions)
         refuse_non_finite(positions, energy, forces)
         velocities = thermal_velocities(self.masses, temperature.to(self.masses), generator)

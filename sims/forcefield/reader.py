@@ -37,7 +37,7 @@ def read_system(system: "openmm.System") -> Parameters:
     Raises:
         UnsupportedForce: naming the force or feature (constraints, virtual sites, massless
             particles, periodic box, parameters that are not finite, an implicit solvent that is
-            not known) that cannot be represented.
+            not known, particles that are not there) that cannot be represented.
     """
     _refuse_features(system)
     forces = _sort_forces(system)
@@ -50,8 +50,11 @@ def read_system(system: "openmm.System") -> Parameters:
         **_read_angles(forces["HarmonicAngleForce"]),
         **_read_torsions(forces["PeriodicTorsionForce"], forces["RBTorsionForce"]),
         **pairs,
-        born=_read_born(forces, pairs["cutoff"]),
+        born=_read_born(forces, pairs["cutoff"], atoms),
     )
+    _refuse_strangers("HarmonicBondForce", parameters.bond_atoms, atoms)
+    _refuse_strangers("HarmonicAngleForce", parameters.angle_atoms, atoms)
+    _refuse_strangers("a torsion force", parameters.torsion_atoms, atoms)
     refuse_infinite(parameters)
     return parameters
 
@@ -73,6 +76,24 @@ def refuse_infinite(parameters: Parameters | BornParameters) -> None:
                     f"the System has {len(bad)} parameters that are not finite, first "
                     f"{name}{where}; correct the force field"
                 )
+
+
+def _refuse_strangers(force: str, indices: torch.Tensor, atoms: int) -> None:
+    """Refuses particles that the System has not: the kernels would read past its end."""
+    bad = indices[(indices < 0) | (indices >= atoms)]
+    if len(bad):
+        raise UnsupportedForce(
+            f"{force} names particle {int(bad[0])}, the System has {atoms} (from 0); correct the "
+            "force field"
+        )
+
+
+def _refuse_other_count(force: Any, atoms: int) -> None:
+    if force.getNumParticles() != atoms:
+        raise UnsupportedForce(
+            f"{_known_name(force)} has {force.getNumParticles()} particles, the System {atoms}; "
+            "give both as many"
+        )
 
 
 def _refuse_features(system: "openmm.System") -> None:
@@ -208,6 +229,7 @@ def _read_nonbonded(force: Any | None, atoms: int) -> dict[str, Any]:
     if force is None:
         tables = {"coulomb": zeros, "lj12": zeros, "lj6": zeros}
         return {**tables, "reaction_field": zeros.bool(), **vacuum}
+    _refuse_other_count(force, atoms)
     rows = [[_plain(v) for v in force.getParticleParameters(i)] for i in range(atoms)]
     charge, sigma, epsilon = np.array(rows).T
     with np.errstate(invalid="ignore"):  # refuse_infinite tells of what is no number
@@ -217,6 +239,7 @@ def _read_nonbonded(force: Any | None, atoms: int) -> dict[str, Any]:
     plain = ~np.eye(atoms, dtype=bool)
     for i in range(force.getNumExceptions()):
         first, second, product, s, e = map(_plain, force.getExceptionParameters(i))
+        _refuse_strangers("NonbondedForce", torch.tensor([int(first), int(second)]), atoms)
         for pair in ((int(first), int(second)), (int(second), int(first))):
             coulomb[pair], sigmas[pair], epsilons[pair] = COULOMB_CONSTANT * product, s, e
             plain[pair] = False
@@ -248,13 +271,16 @@ def _read_cutoff(force: Any, vacuum: dict[str, Any]) -> dict[str, Any]:
     return {"cutoff": cutoff, "krf": krf, "crf": crf, "switch": switch}
 
 
-def _read_born(forces: dict[str, list[Any]], cutoff: float | None) -> BornParameters | None:
+def _read_born(
+    forces: dict[str, list[Any]], cutoff: float | None, atoms: int
+) -> BornParameters | None:
     obc, custom = _single(forces, "GBSAOBCForce"), _single(forces, "CustomGBForce")
     if obc is not None and custom is not None:
         raise UnsupportedForce("the System has both GBSAOBCForce and CustomGBForce; keep one")
     solvent = obc or custom
     if solvent is None:
         return None
+    _refuse_other_count(solvent, atoms)
     own = None if solvent.getNonbondedMethod() == solvent.NoCutoff else solvent.getCutoffDistance()
     if (None if own is None else _plain(own)) != cutoff:
         raise UnsupportedForce(

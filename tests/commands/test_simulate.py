@@ -250,8 +250,9 @@ def test_the_size_of_a_batch_changes_no_bit(tmp_path):
     assert sum(path.suffix == ".safetensors" for path in one) == 6
 
 
-def test_a_part_without_systems_is_no_failure(tmp_path):
+def test_a_part_without_systems_is_no_failure(tmp_path, capsys):
     assert simulate("AA,GG", tmp_path / "out", **TINY, part="3/3") == 0
+    assert "this --part holds none of the systems" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

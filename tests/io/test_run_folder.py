@@ -50,6 +50,12 @@ def test_a_shard_comes_back_bit_for_bit(tmp_path):
     assert again.repaired == []
 
 
+def test_a_shard_can_be_read_by_all_who_can_read_the_record(tmp_path):
+    make_run(tmp_path / "run").save_shard(0, tensors())
+    (shard,) = (tmp_path / "run").glob("shards/*.safetensors")
+    assert shard.stat().st_mode == (tmp_path / "run" / "run.json").stat().st_mode
+
+
 def test_tensors_that_share_memory_are_kept_apart(tmp_path):
     folder = make_run(tmp_path / "run")
     base = torch.arange(6.0)

@@ -230,3 +230,12 @@ def test_a_run_in_two_pieces_equals_its_pieces():
 def test_unusable_settings_are_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize("temperature", [torch.full((3,), 300.0), torch.tensor(300.0),
+                                         torch.tensor([300.0, -1.0]),
+                                         torch.tensor([300.0, math.nan])])  # fmt: skip
+def test_a_start_needs_a_temperature_for_each_row(temperature):
+    langevin = Langevin(Harmonic(40.0), torch.ones(2))
+    with pytest.raises(ValueError, match="give 2, one for each row"):
+        langevin.start(torch.zeros(2, 2, 3), temperature, generator())

@@ -119,6 +119,19 @@ REFUSED = {
     "none of HCT, OBC1, OBC2, GBn and GBn2 .the Born radius": bend_radius,
     "none of HCT, OBC1, OBC2, GBn and GBn2 .the pair energy": weaken_pairs,
     "none of HCT, OBC1, OBC2, GBn and GBn2 .the Born integral": stretch_integral,
+    "HarmonicBondForce names particle 99, the System has": lambda s: find(
+        s, openmm.HarmonicBondForce
+    ).addBond(0, 99, 0.1, 1000.0),
+    "HarmonicAngleForce names particle -1, the System has": lambda s: find(
+        s, openmm.HarmonicAngleForce
+    ).addAngle(0, -1, 2, 2.0, 100.0),
+    "a torsion force names particle 99, the System has": lambda s: find(
+        s, openmm.PeriodicTorsionForce
+    ).addTorsion(0, 1, 2, 99, 1, 0.0, 1.0),
+    "NonbondedForce names particle 99, the System has": lambda s: nonbonded(s).addException(
+        0, 99, 0.0, 1.0, 0.0
+    ),
+    "NonbondedForce has .* particles, the System .*; give both": lambda s: s.addParticle(1.0),
     r"not finite, first coulomb at \(3, 7\); correct the force field": nan_charge,
     r"1 parameters that are not finite, first bond_k at .2,.": infinite_bond,
 }
