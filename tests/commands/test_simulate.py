@@ -307,7 +307,7 @@ def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     assert main(["simulate", "--system=GG", *options, f"--out={killed}"]) == 0
     assert main(["simulate", "--system=GG", *options, f"--out={tmp_path / 'whole'}"]) == 0
     whole = files(tmp_path / "whole" / "GG", "run.json")
-    assert sum(path.parts[0] == "shards" for path in whole) == 4
+    assert sum(path.parts[0] == "shards" for path in whole) == 7
     assert files(killed / "GG", "run.json") == whole
 
 
