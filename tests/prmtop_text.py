@@ -55,15 +55,7 @@ def prmtop_text(topology, system, radii=customgbforces.GBSAOBC1Force):
          [pair[a, b] + 1 for a in range(count) for b in range(count)]),
         ("RESIDUE_LABEL", "20a4", [residue.name for residue in residues]),
         ("RESIDUE_POINTER", "10I8", first),
-        ("BOND_FORCE_CONSTANT", "5E16.8", [k / 2 / KCAL / ANGSTROM**2 for _, k in bond_types]),
-        ("BOND_EQUIL_VALUE", "5E16.8", [length * ANGSTROM for length, _ in bond_types]),
-        ("ANGLE_FORCE_CONSTANT", "5E16.8", [k / 2 / KCAL for _, k in angle_types]),
-        ("ANGLE_EQUIL_VALUE", "5E16.8", [theta for theta, _ in angle_types]),
-        ("DIHEDRAL_FORCE_CONSTANT", "5E16.8", [k / KCAL for _, _, k in torsion_types]),
-        ("DIHEDRAL_PERIODICITY", "5E16.8", [n for n, _, _ in torsion_types]),
-        ("DIHEDRAL_PHASE", "5E16.8", [phase for _, phase, _ in torsion_types]),
-        ("SCEE_SCALE_FACTOR", "5E16.8", [1.2] * len(torsion_types)),
-        ("SCNB_SCALE_FACTOR", "5E16.8", [2.0] * len(torsion_types)),
+        *_type_sections(bond_types, angle_types, torsion_types),
         ("SOLTY", "5E16.8", [0.0] * count),
         ("LENNARD_JONES_ACOEF", "5E16.8", acoef),
         ("LENNARD_JONES_BCOEF", "5E16.8", bcoef),
@@ -82,6 +74,21 @@ def prmtop_text(topology, system, radii=customgbforces.GBSAOBC1Force):
     ]  # fmt: skip
     head = "%VERSION  VERSION_STAMP = V0001.000  DATE = 01/01/26  00:00:00\n"
     return head + "".join(_section(*row) for row in sections)
+
+
+def _type_sections(bond_types, angle_types, torsion_types):
+    """The constants of every type of bond, angle and torsion, in Amber's units."""
+    return [
+        ("BOND_FORCE_CONSTANT", "5E16.8", [k / 2 / KCAL / ANGSTROM**2 for _, k in bond_types]),
+        ("BOND_EQUIL_VALUE", "5E16.8", [length * ANGSTROM for length, _ in bond_types]),
+        ("ANGLE_FORCE_CONSTANT", "5E16.8", [k / 2 / KCAL for _, k in angle_types]),
+        ("ANGLE_EQUIL_VALUE", "5E16.8", [theta for theta, _ in angle_types]),
+        ("DIHEDRAL_FORCE_CONSTANT", "5E16.8", [k / KCAL for _, _, k in torsion_types]),
+        ("DIHEDRAL_PERIODICITY", "5E16.8", [n for n, _, _ in torsion_types]),
+        ("DIHEDRAL_PHASE", "5E16.8", [phase for _, phase, _ in torsion_types]),
+        ("SCEE_SCALE_FACTOR", "5E16.8", [1.2] * len(torsion_types)),
+        ("SCNB_SCALE_FACTOR", "5E16.8", [2.0] * len(torsion_types)),
+    ]  # fmt: skip
 
 
 def inpcrd_text(positions):

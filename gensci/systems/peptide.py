@@ -127,7 +127,7 @@ class PeptideSystem:
 
         Raises:
             SystemTextError: The text does not spell a peptide, it cannot be built, or the force
-                field has terms that the batched energies lack (an implicit solvent but OBC).
+                field has terms that the batched energies lack, such as CMAP.
         """
         try:
             peptide = build_peptide(text, **build)

@@ -65,6 +65,8 @@ class ReplicaExchange:
             raise ValueError(f"exchange_interval is {self.exchange_interval}; give at least 1")
         if self.tries < 0:
             raise ValueError(f"tries is {self.tries}; give zero or more")
+        if self.tries and self.rotors is None:
+            raise ValueError(f"tries is {self.tries} without rotors; give those of find_rotors")
 
     @property
     def num_temperatures(self) -> int:
@@ -126,7 +128,7 @@ class ReplicaExchange:
 
     def sweep(self, state: ReplicaState, generator: torch.Generator) -> ReplicaState:
         """What happens between two pieces of dynamics: rotations about bonds, then exchanges."""
-        if self.rotors is not None and self.tries:
+        if self.tries:
             state = self._pivoted(state, generator)
         return self.exchange(state, generator)
 

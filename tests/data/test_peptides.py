@@ -75,3 +75,7 @@ def test_frames_of_the_models_force_field_are_taken(tmp_path):
     refuse_other_energies(tmp_path / "GG")
     write(tmp_path / "AG", [first_version(2)])
     refuse_other_energies(tmp_path / "AG")
+    # the same with one fact changed is not
+    write(tmp_path / "AA", [this_version(2)], force_field=names, settings={"system.cutoff": 1.0})
+    with pytest.raises(UsageError, match=r"cutoff 1\.0 nm"):
+        refuse_other_energies(tmp_path / "AA")

@@ -172,3 +172,5 @@ def test_replica_exchange_counts_its_pivots():
     assert alone.run(alone.start(x, generator()), 20, generator(1)).pivots[0].item() == 72
     with pytest.raises(ValueError, match="tries"):
         ReplicaExchange(langevin, ladder, 10, rotors, -1)
+    with pytest.raises(ValueError, match="without rotors"):
+        ReplicaExchange(langevin, ladder, 10, tries=3)
