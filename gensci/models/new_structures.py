@@ -1,0 +1,248 @@
+"""Crystals and molecules from nothing: tokens by a decoder, then their coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from gensci.core.errors import GensciError
+from gensci.core.lattice import lattice_matrix
+from gensci.core.protocols import Tensors
+from gensci.models.structure_proposal import (
+    ROWS_AT_ONCE,
+    TRIES,
+    Drawing,
+    closes,
+    draw_conformers,
+)
+from gensci.nn.structure_constraints import ElementConstraint, SmilesConstraint
+from gensci.nn.structure_decoding import TokenTrack, Track, draw_slots, open_slots
+from gensci.nn.structure_network import StructureTransformer
+from gensci.nn.structure_sequence import (
+    FRACTION,
+    Line,
+    Prompted,
+    begin,
+    crystal_line,
+    physical_lattice,
+    stack,
+)
+
+ROUNDS = 40  # of redrawing rows that are no molecule
+
+
+class TokenDecoder(Protocol):
+    """What draws tokens: a decoder of `gensci.samplers.decoders`."""
+
+    def decode(self, model: Any, n: int, generator: Generator, max_tokens: int) -> Any:
+        """Rows with ``tokens`` (n, T) and ``finished`` (n,)."""
+        ...
+
+
+def prompt_line(network: StructureTransformer, prompt: Prompted) -> Line:
+    """The beginning of a sequence."""
+    line = Line(network.vocabulary, 4 + 2 * len(prompt.properties or {}))
+    begin(line, prompt)
+    return line
+
+
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """Rows of several draws, padded with zeros to the widest."""
+    out = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        width = max(value.shape[1] for value in values)
+        out[name] = torch.cat(
+            [_widened(value, width) if value.shape[1] < width else value for value in values]
+        )
+    return out
+
+
+def _widened(value: Tensor, width: int) -> Tensor:
+    missing = width - value.shape[1]
+    return torch.cat((value, value.new_zeros(len(value), missing, *value.shape[2:])), 1)
+
+
+class NewCrystals:
+    """Crystals whose composition the model chooses.
+
+    Args:
+        network: a model of crystals.
+        decoder: draws the elements.
+        drawing: how slots are drawn.
+        prompt: training set and properties to write like.
+        elements: atomic numbers that may be used; all by default.
+        num_atoms: exactly how many atoms, or None.
+    """
+
+    def __init__(
+        self,
+        network: StructureTransformer,
+        decoder: TokenDecoder,
+        drawing: Drawing,
+        prompt: Prompted | None = None,
+        elements: Iterable[int] | None = None,
+        num_atoms: int | None = None,
+    ):
+        self.network = network.eval().requires_grad_(False)
+        self.decoder, self.drawing, self.prompt = decoder, drawing, prompt or Prompted()
+        self.most = num_atoms or network.max_atoms
+        self.constraint = ElementConstraint(
+            network.vocabulary, elements, num_atoms, network.max_atoms
+        )
+
+    def sample(self, n: int, generator: Generator) -> Tensors:
+        """Draws {"numbers", "fractional", "lattice"}, padded with zeros behind the atoms."""
+        sizes = [min(ROWS_AT_ONCE, n - k) for k in range(0, n, ROWS_AT_ONCE)]
+        parts = [self._place(self.compositions(size, generator), generator) for size in sizes]
+        width = max(part["numbers"].shape[1] for part in parts)
+        lattice = torch.cat([part.pop("lattice") for part in parts])
+        x = {name: [_widened(part[name], width) for part in parts] for name in parts[0]}
+        return {**{name: torch.cat(value) for name, value in x.items()}, "lattice": lattice}
+
+    def compositions(self, n: int, generator: Generator) -> list[np.ndarray]:
+        """Atomic numbers of n crystals."""
+        batch = stack([prompt_line(self.network, self.prompt)])
+        batch = batch.to(next(self.network.parameters()).device)
+        with torch.no_grad():
+            track = TokenTrack(self.network, batch, self.most + 1, self.constraint)
+            decoded = self.decoder.decode(track, n, generator, self.most + 1)
+        numbers = self.constraint.numbers[decoded.tokens.cpu()].numpy()
+        return [row[row > 0] for row in numbers]
+
+    def _place(self, compositions: list[np.ndarray], generator: Generator) -> Tensors:
+        x = self._draw(compositions, generator)
+        for _ in range(TRIES):
+            bad = (~closes(x["lattice"])).nonzero().squeeze(-1)
+            if not len(bad):
+                break
+            again = self._draw([compositions[k] for k in bad.tolist()], generator)
+            width = x["numbers"].shape[1]
+            for name, value in again.items():
+                x[name][bad] = value if name == "lattice" else _widened(value, width)
+        return x
+
+    def _draw(self, compositions: list[np.ndarray], generator: Generator) -> Tensors:
+        cell = np.full(6, 90.0, np.float32)
+        lines = [
+            crystal_line(
+                self.network.vocabulary, z, self.prompt, cell, np.zeros((len(z), 3), np.float32)
+            )
+            for z in compositions
+        ]
+        batch = stack(lines).to(next(self.network.parameters()).device)
+        with torch.no_grad():
+            track = Track(self.network, batch, ~open_slots(batch))
+            batch = draw_slots(track, self.drawing.solve(generator))
+        device = batch.ids.device
+        counts = torch.tensor([len(z) for z in compositions], device=device)
+        most = int(counts.max())
+        numbers = torch.zeros(len(counts), most, dtype=torch.long, device=device)
+        fractional = torch.zeros(len(counts), most, 3, device=device)
+        inside = torch.arange(most, device=device) < counts.unsqueeze(-1)
+        atoms = batch.learn & (batch.kind == FRACTION)
+        numbers[inside], fractional[inside] = batch.element[atoms], batch.value[atoms]
+        cells = (open_slots(batch) & (batch.kind != FRACTION)).nonzero()[:, 1].view(-1, 2)
+        slots = batch.value.gather(1, cells.unsqueeze(-1).expand(-1, -1, 3))
+        lattice = lattice_matrix(physical_lattice(slots, counts).double()).float()
+        return {"numbers": numbers, "fractional": fractional, "lattice": lattice}
+
+
+class NewMolecules:
+    """Molecules whose SMILES the model writes before it places the atoms.
+
+    Args:
+        network: a model of molecules.
+        decoder: draws the SMILES.
+        drawing: how slots are drawn.
+        graph_of: turns a SMILES into a `gensci.systems.molecule_graph.MoleculeGraph`; a
+            GensciError from it means that the text is no molecule, and the row is drawn again.
+        prompt: training set and properties to write like.
+        pieces: of SMILES that may be used; all by default.
+        accept: tells whether a graph is wanted; all by default.
+        max_tokens: longest SMILES, in pieces.
+    """
+
+    def __init__(
+        self,
+        network: StructureTransformer,
+        decoder: TokenDecoder,
+        drawing: Drawing,
+        graph_of: Callable[[str], Any],
+        prompt: Prompted | None = None,
+        pieces: Iterable[str] | None = None,
+        accept: Callable[[Any], bool] | None = None,
+        max_tokens: int = 80,
+    ):
+        self.network = network.eval().requires_grad_(False)
+        self.decoder, self.drawing, self.prompt = decoder, drawing, prompt or Prompted()
+        self.graph_of, self.accept, self.max_tokens = graph_of, accept, max_tokens
+        self.constraint = SmilesConstraint(network.vocabulary, pieces, max_tokens)
+        self.texts = network.vocabulary.pieces()
+        self.drawn = self.refused = 0
+
+    def sample(self, n: int, generator: Generator) -> Tensors:
+        """Draws {"numbers", "positions" nm, "tokens"}, padded with zeros.
+
+        Raises:
+            GensciError: the model writes hardly anything that is a molecule and wanted.
+        """
+        items = self.molecules(n, generator)
+        chunks = [items[k : k + ROWS_AT_ONCE] for k in range(0, n, ROWS_AT_ONCE)]
+        parts = []
+        for chunk in chunks:
+            x = draw_conformers(self.network, chunk, self.prompt, self.drawing, generator)
+            most = max(len(pieces) for _, pieces in chunk)
+            tokens = torch.zeros(len(chunk), most, dtype=torch.long)
+            for k, (_, pieces) in enumerate(chunk):
+                tokens[k, : len(pieces)] = torch.tensor(pieces)
+            parts.append({**x, "tokens": tokens.to(x["numbers"].device)})
+        return joined(parts)
+
+    def molecules(self, n: int, generator: Generator) -> list[tuple[Any, list[int]]]:
+        """Graphs and tokens of n molecules; texts that are none are drawn again and counted."""
+        items: list[tuple[Any, list[int]]] = []
+        batch = stack([prompt_line(self.network, self.prompt)])
+        batch = batch.to(next(self.network.parameters()).device)
+        track = TokenTrack(self.network, batch, self.max_tokens, self.constraint)
+        for _ in range(ROUNDS):
+            missing = n - len(items)
+            if missing == 0:
+                return items
+            with torch.no_grad():
+                decoded = self.decoder.decode(
+                    track, min(ROWS_AT_ONCE, max(8, missing)), generator, self.max_tokens
+                )
+            items += self._read(decoded)[:missing]
+        if len(items) == n:
+            return items
+        raise GensciError(
+            f"only {len(items)} of {n} texts that the model wrote are molecules as asked for",
+            "ask for less narrow properties, more atoms or more elements",
+        )
+
+    def _read(self, decoded: Any) -> list[tuple[Any, list[int]]]:
+        found = []
+        for row, finished in zip(decoded.tokens.tolist(), decoded.finished.tolist(), strict=True):
+            self.drawn += 1
+            pieces = [token for token in row if token in self.texts]
+            try:
+                if not finished:
+                    raise GensciError("the text does not end")
+                graph = self.graph_of("".join(self.texts[token] for token in pieces))
+                self.network.collator.check_size(len(graph.numbers), graph.smiles)
+                if self.accept is not None and not self.accept(graph):
+                    raise GensciError("not as wanted")
+            except GensciError:
+                self.refused += 1
+                continue
+            found.append((graph, pieces))
+        return found
+
+    def smiles(self, tokens: Tensor) -> list[str]:
+        """Texts of rows of tokens (n, T)."""
+        return ["".join(self.texts.get(token, "") for token in row) for row in tokens.tolist()]

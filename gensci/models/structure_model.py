@@ -1,0 +1,136 @@
+"""Lightning module of the structure models: crystals and molecules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gensci.core.random import stream
+from gensci.core.registry import MODELS
+from gensci.models.checkpoint import save_checkpoint
+from gensci.nn.structure_sequence import Batch
+
+VALIDATION_REPEATS = 8
+
+
+class StructureModel(pl.LightningModule):
+    """Maximum likelihood of tokens and denoising of slots; averaged weights are shipped.
+
+    Args:
+        network: has ``losses(batch, generator)`` and ``collate``.
+        learning_rate, weight_decay, betas: of AdamW.
+        slot_weight: of the denoising loss against the mean cross-entropy of the tokens.
+        warmup_steps: over which the rate rises; it is constant after that.
+        decay_steps: last steps of training, over which the rate falls to zero (Hu et al. 2024,
+            arXiv:2404.06395: a run can be lengthened before it).
+        ema_decay: of the averaged weights, per step.
+        seed: of noise and augmentation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.95),
+        slot_weight: float = 3.0,
+        warmup_steps: int = 300,
+        decay_steps: int = 2000,
+        ema_decay: float = 0.999,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters(ignore=["network"])
+        self.network = network
+        self.average = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
+        )
+        self.average.requires_grad_(False)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Loss of one batch."""
+        generator = stream(self.hparams.seed, "noise", self.global_step)
+        losses = self.network.losses(batch, generator)
+        self.log("token", losses.token, prog_bar=True)
+        self.log("slot", losses.slot, prog_bar=True)
+        return losses.token + self.hparams.slot_weight * losses.slot
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the averaged weights."""
+        # A plain average while the weights still change fast.
+        decay = min(self.hparams.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+        self.average.update_parameters(self.network)
+
+    def on_train_epoch_start(self) -> None:
+        """Draw the batches of this epoch."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and hasattr(data, "set_epoch"):
+            data.set_epoch(self.current_epoch)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Losses of the averaged weights, with the same noise every time."""
+        parts = [
+            self.average.module.losses(batch, stream(self.hparams.seed, "validation", index, k))
+            for k in range(VALIDATION_REPEATS)
+        ]
+        size = batch.places[0]
+        for name in ("token", "slot"):
+            value = torch.stack([getattr(part, name) for part in parts]).mean()
+            self.log(f"val_{name}", value, batch_size=size, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up, constant rate and decay; no weight decay of vectors and tables."""
+        h = self.hparams
+        named = [(n, p) for n, p in self.network.named_parameters() if p.requires_grad]
+        decayed = [p for n, p in named if p.dim() > 1 and "embedding" not in n]
+        kept = [p for n, p in named if p.dim() <= 1 or "embedding" in n]
+        groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(
+            groups, h.learning_rate, betas=tuple(h.betas), weight_decay=h.weight_decay
+        )
+        total = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser,
+            lambda step: min(
+                1.0, (step + 1) / max(1, h.warmup_steps), (total - step) / max(1, h.decay_steps)
+            ),
+        )
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class ExportStructureWeights(pl.Callback):
+    """Write the averaged weights as a checkpoint folder after every validation.
+
+    Args:
+        folder: of the checkpoint.
+        data: what it was trained on, for ``model.json``.
+    """
+
+    def __init__(self, folder: str, data: str):
+        self.folder, self.data = folder, data
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        network = pl_module.average.module
+        meta = {
+            "data": self.data,
+            "step": trainer.global_step,
+            "metrics": {
+                name: float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("val_")
+            },
+        }
+        config = {"class": MODELS.name_of(type(network)), "settings": network.settings}
+        state = {name: value.half() for name, value in network.state_dict().items()}
+        save_checkpoint(self.folder, state, config, meta)

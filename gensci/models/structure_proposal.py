@@ -1,0 +1,370 @@
+"""Trained structure models as proposals: crystals of a composition, conformers of a molecule.
+
+What solves slots and decodes tokens is handed in, so that this module knows networks only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from gensci.core.lattice import lattice_matrix, lattice_parameters
+from gensci.core.protocols import Tensors
+from gensci.nn.edm_denoiser import SlotDenoiser
+from gensci.nn.structure_collate import Ordered, element_order, molecule_batch
+from gensci.nn.structure_decoding import Track, draw_slots, open_slots
+from gensci.nn.structure_frames import local_coordinates
+from gensci.nn.structure_network import StructureTransformer
+from gensci.nn.structure_sequence import (
+    FRACTION,
+    LENGTHS,
+    Batch,
+    Prompted,
+    crystal_line,
+    molecule_line,
+    normal_lattice,
+    physical_lattice,
+    stack,
+)
+
+ANGSTROM = 0.1  # nm
+ROWS_AT_ONCE = 256
+TRIES = 8  # for cells whose angles close to no volume
+FLAT = 0.05  # of the volume of a rectangular cell with the same edges
+
+
+class SlotSolver(Protocol):
+    """What draws slots: a solver of `gensci.samplers.solvers`."""
+
+    def solve(
+        self, denoiser: SlotDenoiser, generator: Generator, temperature: float = 1.0
+    ) -> Tensor:
+        """Draws (n, 3) from the laws of n slots."""
+        ...
+
+
+class DensitySolver(Protocol):
+    """A solver that knows the density of what it draws."""
+
+    def log_prob(self, denoiser: SlotDenoiser, x: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-density (n,) of slots (n, 3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How slots are drawn.
+
+    Attributes:
+        solver: what draws them.
+        temperature: of the coordinates; 1 is the model's own law.
+        density: the solver that log-densities come from, or None for ``solver`` itself.
+        guide: turns the denoiser with conditions and the one without into one, or None.
+    """
+
+    solver: SlotSolver
+    temperature: float = 1.0
+    density: DensitySolver | None = None
+    guide: Callable[[SlotDenoiser, SlotDenoiser], Any] | None = None
+
+    def solve(self, generator: Generator) -> Callable[..., Tensor]:
+        """The function that `draw_slots` asks for."""
+
+        def solve(denoiser: SlotDenoiser, *others: SlotDenoiser) -> Tensor:
+            chosen = self.guide(denoiser, *others) if others and self.guide else denoiser
+            return self.solver.solve(chosen, generator, self.temperature)
+
+        return solve
+
+
+class CrystalProposal:
+    """Crystals of one composition.
+
+    The density is that of the two lattice slots and the fractional coordinates in the order of the
+    atoms: per standardised log-length and angle, and per volume of the unit torus.
+
+    Args:
+        network: a model of crystals.
+        numbers: (N,) atomic numbers, grouped by element in ascending order.
+        drawing: how slots are drawn.
+        prompt: training set and properties to write like.
+        templates: structures of the same composition to lead the model, best first, or None. Row
+            i of a draw is led by template i modulo their number.
+        guided: whether a second prompt without properties takes part (classifier-free guidance).
+    """
+
+    def __init__(
+        self,
+        network: StructureTransformer,
+        numbers: Sequence[int],
+        drawing: Drawing,
+        prompt: Prompted | None = None,
+        templates: Sequence[Ordered] | None = None,
+        guided: bool = False,
+    ):
+        self.network = network.eval().requires_grad_(False)
+        self.numbers, self.drawing = np.asarray(numbers, np.int64), drawing
+        network.collator.check_size(len(self.numbers), "the composition")
+        self.prompt, self.templates = prompt or Prompted(), list(templates or ())
+        self.guided = guided and bool(self.prompt.properties)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return next(self.network.parameters()).device
+
+    def _batch(self, n: int, prompt: Prompted, first: int = 0) -> Batch:
+        """Sequences in full length with open slots; row i takes template ``first + i``."""
+        atoms = len(self.numbers)
+        cell, inside = np.full(6, 90.0, np.float32), np.zeros((atoms, 3), np.float32)
+        kinds = max(1, len(self.templates))
+        chosen = [self.templates[k] if self.templates else None for k in range(kinds)]
+        lines = [
+            crystal_line(
+                self.network.vocabulary, self.numbers, prompt, cell, inside, template,
+                None if template is None else True,
+            )
+            for template in chosen
+        ]  # fmt: skip
+        rows = (torch.arange(n) + first) % kinds
+        return stack(lines).rows(rows).to(self.device)
+
+    def sample(self, n: int, generator: Generator) -> Tensors:
+        """Draws {"numbers", "fractional", "lattice"} of n crystals, all with cells of a volume."""
+        parts = [
+            self._some(min(ROWS_AT_ONCE, n - k), k, generator) for k in range(0, n, ROWS_AT_ONCE)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _some(self, n: int, first: int, generator: Generator) -> Tensors:
+        x = self._draw(torch.arange(first, first + n), generator)
+        for _ in range(TRIES):
+            bad = (~closes(x["lattice"])).nonzero().squeeze(-1)
+            if not len(bad):
+                break
+            again = self._draw(first + bad.cpu(), generator)
+            for name, value in again.items():
+                x[name][bad] = value
+        return x
+
+    def _draw(self, which: Tensor, generator: Generator) -> Tensors:
+        prompts = [self.prompt] + [Prompted(self.prompt.source)] * self.guided
+        batches = [self._batch(1, prompt) for prompt in prompts]
+        kinds = max(1, len(self.templates))
+        if kinds > 1:
+            batches = [self._batch(kinds, prompt) for prompt in prompts]
+        rows = (which % kinds).to(self.device)
+        batches = [batch.rows(rows) for batch in batches]
+        with torch.no_grad():
+            tracks = [Track(self.network, batch, ~open_slots(batch)) for batch in batches]
+            drawn = draw_slots(tracks[0], self.drawing.solve(generator), tuple(tracks[1:]))
+        return self._read(drawn)
+
+    def _read(self, batch: Batch) -> Tensors:
+        atoms, n = len(self.numbers), batch.places[0]
+        start = first_slot(batch)
+        slots = batch.value[:, start : start + 2]
+        cell = physical_lattice(slots, torch.full((n,), atoms, device=slots.device))
+        numbers = torch.as_tensor(self.numbers, device=slots.device).expand(n, -1).clone()
+        return {
+            "numbers": numbers,
+            "fractional": batch.value[:, start + 2 : start + 2 + atoms],
+            "lattice": lattice_matrix(cell.double()).float(),
+        }
+
+    def log_prob(self, x: Tensors) -> Tensor:
+        """Log-density (n,) in nats of crystals whose atoms stand in the order of ``numbers``."""
+        n = len(x["fractional"])
+        batch = self._batch(n, self.prompt)
+        cells = lattice_parameters(x["lattice"].double()).cpu().numpy()
+        slots = np.stack([normal_lattice(cell, len(self.numbers)) for cell in cells])
+        start = first_slot(batch)
+        batch.value[:, start : start + 2] = torch.from_numpy(slots).to(batch.value)
+        batch.value[:, start + 2 : start + 2 + len(self.numbers)] = x["fractional"].to(batch.value)
+        return slot_log_prob(self.network, batch, self.drawing)
+
+    def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
+        """Draws and their log-density."""
+        x = self.sample(n, generator)
+        return x, self.log_prob(x)
+
+
+def first_slot(batch: Batch) -> int:
+    """The place of the lattice lengths that are learned, the same in all rows."""
+    return int(((batch.kind[0] == LENGTHS) & batch.learn[0]).nonzero()[0])
+
+
+def closes(lattice: Tensor) -> Tensor:
+    """(n,) whether lattice vectors (n, 3, 3) span a volume that is not next to nothing."""
+    volume = torch.linalg.det(lattice.double()).abs()
+    return volume > FLAT * lattice.double().norm(dim=-1).prod(-1)
+
+
+def slot_log_prob(network: StructureTransformer, batch: Batch, drawing: Drawing) -> Tensor:
+    """Log-density (n,) of all slots that a batch would have drawn, in nats."""
+    solver = drawing.density or drawing.solver
+    with torch.no_grad():
+        hidden = network(batch)
+    place = open_slots(batch)[:, 1:]
+    rows = place.nonzero()[:, 0]
+    torus = (batch.kind[:, 1:][place] == FRACTION) & network.periodic
+    condition = network.head.condition(
+        hidden[:, :-1][place], torus, batch.hint[:, 1:][place], batch.hinted[:, 1:][place]
+    )
+    denoiser = SlotDenoiser(network.head, condition)
+    each = solver.log_prob(denoiser, batch.value[:, 1:][place], drawing.temperature)
+    return (
+        torch.zeros(len(hidden), dtype=torch.float64)
+        .to(each.device)
+        .index_add(0, rows, each.double())
+    )
+
+
+def chance_of_same(
+    network: StructureTransformer,
+    numbers: Sequence[int],
+    templates: Sequence[Ordered],
+    prompt: Prompted,
+) -> Tensor:
+    """Probability (K,) that the model gives to a structure of the kind of each template.
+
+    Args:
+        network: a model of crystals.
+        numbers: (N,) atomic numbers in the order of the templates.
+        templates: candidates.
+        prompt: training set and properties.
+    """
+    lines = [
+        crystal_line(network.vocabulary, np.asarray(numbers), prompt, template=t) for t in templates
+    ]
+    batch = stack(lines).to(next(network.parameters()).device)
+    with torch.no_grad():
+        logits = network.tokens_out(network(batch)[:, -1]).double()
+    vocabulary = network.vocabulary
+    return logits[:, [vocabulary.same, vocabulary.other]].softmax(-1)[:, 0]
+
+
+def ordered(template: Any) -> tuple[np.ndarray, Ordered]:
+    """Numbers and template of a `gensci.data.templates.Template`, grouped by element."""
+    order = element_order(template.numbers, np.random.default_rng(0))
+    chosen = Ordered(
+        template.source_numbers[order].astype(np.int64),
+        template.fractional[order].astype(np.float32),
+        np.asarray(template.lattice, np.float32),
+    )
+    return template.numbers[order], chosen
+
+
+class ConformerProposal:
+    """Conformers of one molecule; the density is that of all atoms in their local frames.
+
+    Frames move volumes rigidly, so it is also that of the positions in space, once the first atom
+    is put at the origin.
+
+    Args:
+        network: a model of molecules.
+        graph: of the molecule, a `gensci.systems.molecule_graph.MoleculeGraph`.
+        pieces: of its SMILES.
+        drawing: how slots are drawn.
+        prompt: training set and properties to write like.
+    """
+
+    def __init__(
+        self,
+        network: StructureTransformer,
+        graph: Any,
+        pieces: Sequence[str],
+        drawing: Drawing,
+        prompt: Prompted | None = None,
+    ):
+        self.network = network.eval().requires_grad_(False)
+        self.graph, self.drawing, self.prompt = graph, drawing, prompt or Prompted()
+        network.collator.check_size(len(graph.numbers), graph.smiles)
+        self.pieces = [network.vocabulary.piece(text) for text in pieces]
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return next(self.network.parameters()).device
+
+    def sample(self, n: int, generator: Generator) -> Tensors:
+        """Draws {"numbers", "positions" nm} of n conformers."""
+        parts = []
+        for k in range(0, n, ROWS_AT_ONCE):
+            count = min(ROWS_AT_ONCE, n - k)
+            items = [(self.graph, self.pieces)] * count
+            parts.append(draw_conformers(self.network, items, self.prompt, self.drawing, generator))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def log_prob(self, x: Tensors) -> Tensor:
+        """Log-density (n,) in nats, per cubic Angstrom for every atom but the first."""
+        n, atoms = len(x["positions"]), len(self.graph.numbers)
+        batch = open_molecules(self.network, [(self.graph, self.pieces)] * n, self.prompt)
+        batch = batch.to(self.device)
+        positions = (x["positions"] / ANGSTROM).to(batch.value)
+        positions = positions - positions[:, :1]
+        batch.molecule.positions[:] = positions
+        start = int(batch.molecule.start[0])
+        local = local_coordinates(positions, batch.molecule.references)
+        batch.value[:, start : start + atoms] = local
+        return slot_log_prob(self.network, batch, self.drawing)
+
+    def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
+        """Draws and their log-density."""
+        x = self.sample(n, generator)
+        return x, self.log_prob(x)
+
+
+def open_molecules(
+    network: StructureTransformer, items: Sequence[tuple[Any, Sequence[int]]], prompt: Prompted
+) -> Batch:
+    """Sequences of molecules, given by graph and tokens of the SMILES, with open slots.
+
+    The slot of the first atom is not learned: it is the origin.
+    """
+    from dataclasses import replace
+
+    lines, starts = [], []
+    for graph, pieces in items:
+        n = len(graph.numbers)
+        empty = np.zeros((n, 3), np.float32)
+        line = molecule_line(network.vocabulary, pieces, prompt, graph.numbers, empty)
+        lines.append(line)
+        starts.append(line.length - 1 - n)
+    graphs = [graph for graph, _ in items]
+    atoms = molecule_batch(graphs, [np.zeros((len(g.numbers), 3), np.float32) for g in graphs])
+    return replace(stack(lines), molecule=replace(atoms, start=torch.tensor(starts)))
+
+
+def draw_conformers(
+    network: StructureTransformer,
+    items: Sequence[tuple[Any, Sequence[int]]],
+    prompt: Prompted,
+    drawing: Drawing,
+    generator: Generator,
+) -> Tensors:
+    """One conformer of each of several molecules.
+
+    Args:
+        network: a model of molecules.
+        items: graph and tokens of the SMILES of each.
+        prompt: training set and properties.
+        drawing: how slots are drawn.
+        generator: the source of randomness.
+
+    Returns:
+        {"numbers" (n, N), "positions" (n, N, 3) nm}, padded with zeros.
+    """
+    device = next(network.parameters()).device
+    batch = open_molecules(network, items, prompt).to(device)
+    with torch.no_grad():
+        drawn = draw_slots(Track(network, batch, ~open_slots(batch)), drawing.solve(generator))
+    return {
+        "numbers": drawn.molecule.numbers,
+        "positions": drawn.molecule.positions * ANGSTROM,
+    }

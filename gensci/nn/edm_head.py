@@ -1,0 +1,266 @@
+"""Diffusion head of 3-vectors, in space and on the torus, with sigma apart from the condition.
+
+A slot is a vector x in R^3 (lattice numbers, coordinates in a local frame) or on the unit torus
+(fractional coordinates). In space the head is preconditioned as by Karras et al. 2022
+(arXiv:2206.00364). On the torus noise is a wrapped normal, and the head learns its score relative
+to the root mean square of it (Jing et al. 2022, arXiv:2206.01729; Jiao et al. 2023,
+arXiv:2309.04475). Condition and noise level modulate the layers additively, so that a solver
+computes the part of the condition once for all of its steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TORUS_IMAGES = 3  # on each side; enough for sigma up to one
+GROUPS = 32  # noise levels that one pass of the loss has
+
+
+class Ranges(NamedTuple):
+    """Smallest and largest noise of a kind of slot."""
+
+    low: float
+    high: float
+
+
+SPACE = Ranges(0.002, 20.0)
+TORUS = Ranges(0.001, 0.8)
+
+
+def torus_displacement(difference: Tensor, sigma: Tensor) -> Tensor:
+    """sigma^2 times the score of a wrapped normal.
+
+    Args:
+        difference: (..., 3) noisy minus clean fractional coordinates.
+        sigma: (...) width of the kernel.
+
+    Returns:
+        (..., 3): minus the posterior mean of the difference, summed over all images.
+    """
+    images = torch.arange(-TORUS_IMAGES, TORUS_IMAGES + 1, device=difference.device)
+    shifted = (difference - difference.round()).unsqueeze(-1) + images
+    logits = -0.5 * (shifted / sigma[..., None, None]).square()
+    return -(logits.softmax(-1) * shifted).sum(-1)
+
+
+def torus_scale(sigma: Tensor) -> Tensor:
+    """Root mean square of sigma times the score of a wrapped normal, by the grid (any shape)."""
+    grid = (torch.arange(256, device=sigma.device, dtype=sigma.dtype) + 0.5) / 256
+    # Half of the points where the kernel is narrow, so that narrow ones are resolved too.
+    width = (8 * sigma).clamp(max=1.0).unsqueeze(-1)
+    difference = (grid - 0.5) * width
+    images = torch.arange(-TORUS_IMAGES, TORUS_IMAGES + 1, device=sigma.device)
+    shifted = difference.unsqueeze(-1) + images
+    density = torch.exp(-0.5 * (shifted / sigma[..., None, None]).square())
+    mean = (density * shifted).sum(-1) / density.sum(-1)
+    weight = density.sum(-1)
+    square = (weight * mean.square()).sum(-1) / weight.sum(-1)
+    return square.sqrt() / sigma
+
+
+class Block(nn.Module):
+    """Residual block behind a modulated norm."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.enter, self.leave = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, u: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Map (..., width) to the same shape; scale and shift broadcast against it."""
+        return u + self.leave(F.silu(self.enter(torch.addcmul(shift, self.norm(u), 1 + scale))))
+
+
+class Condition(NamedTuple):
+    """What a solver keeps of the slots it solves.
+
+    Attributes:
+        terms: (n, layers, 2, width) modulation by the condition.
+        torus: (n, 1) booleans, whether the slot lives on the torus.
+        hint: (n, 3) value of the template at this slot, zero where there is none.
+        hinted: (n, 1) float, one where there is a hint.
+    """
+
+    terms: Tensor
+    torus: Tensor
+    hint: Tensor
+    hinted: Tensor
+
+
+class EdmHead(nn.Module):
+    """Denoiser of single slots under a condition.
+
+    Args:
+        condition: width of the conditioning states.
+        width, depth: of the residual network.
+        frequencies: number of octaves of Fourier features of the noisy vector.
+    """
+
+    def __init__(self, condition: int, width: int = 256, depth: int = 3, frequencies: int = 6):
+        super().__init__()
+        self.width, self.layers = width, depth + 1
+        self.register_buffer("octaves", 2.0 ** torch.arange(frequencies), persistent=False)
+        self.register_buffer("levels", 0.5 * 1.32 ** torch.arange(16), persistent=False)
+        table = torch.linspace(math.log(TORUS.low / 10), math.log(2.0), 512)
+        self.register_buffer("log_sigmas", table, persistent=False)
+        self.register_buffer("scales", torus_scale(table.exp().double()).float(), persistent=False)
+        features = 3 * (1 + 2 * frequencies)
+        self.enter = nn.Linear(2 * features + 2, width)
+        self.sigma = nn.Sequential(nn.Linear(33, width), nn.SiLU(), nn.Linear(width, width))
+        terms = 2 * self.layers * width
+        self.by_condition = nn.Sequential(
+            nn.Linear(condition, width), nn.SiLU(), nn.Linear(width, terms)
+        )
+        self.by_sigma = nn.Sequential(nn.SiLU(), nn.Linear(width, terms))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.leave = nn.Linear(width, 3)
+        self._start()
+
+    def _start(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.leave.weight)
+
+    def condition(
+        self, z: Tensor, torus: Tensor, hint: Tensor | None = None, hinted: Tensor | None = None
+    ) -> Condition:
+        """Prepare slots for any number of calls of :meth:`denoise`.
+
+        Args:
+            z: (..., condition) hidden states.
+            torus: (...) booleans.
+            hint: (..., 3) values of a template; ``hinted`` (...) tells where there is one.
+        """
+        rows = z.shape[:-1]
+        hint = z.new_zeros(*rows, 3) if hint is None else hint
+        flags = z.new_zeros(rows) if hinted is None else hinted.to(hint.dtype)
+        terms = self.by_condition(z).unflatten(-1, (self.layers, 2, self.width))
+        return Condition(terms, torus.unsqueeze(-1), hint, flags.unsqueeze(-1))
+
+    def _fourier(self, x: Tensor, torus: Tensor, scale: Tensor) -> Tensor:
+        """Features (..., 3 (1 + 2 frequencies)); periodic on the torus."""
+        angles = torch.where(torus, 2 * math.pi * x, x).unsqueeze(-1) * self.octaves
+        plain = torch.where(torus, torch.zeros_like(x), x * scale)
+        return torch.cat((plain, angles.sin().flatten(-2), angles.cos().flatten(-2)), -1)
+
+    def by_level(self, sigma: Tensor, torus: Tensor) -> Tensor:
+        """Modulation (..., layers, 2, width) by noise (...) of slots of a sort (..., 1)."""
+        angles = sigma.log().unsqueeze(-1) * self.levels
+        features = torch.cat((angles.sin(), angles.cos(), torus.to(angles.dtype)), -1)
+        return self.by_sigma(self.sigma(features)).unflatten(-1, (self.layers, 2, self.width))
+
+    def raw(self, x: Tensor, sigma: Tensor, c: Condition, level: Tensor) -> Tensor:
+        """Output of the network (..., 3).
+
+        Args:
+            x: (..., 3) noisy vectors.
+            sigma: (...) noise.
+            c: of the slots.
+            level: from :meth:`by_level`; broadcasts against ``c.terms``.
+        """
+        scale = (1 + sigma.square()).rsqrt().unsqueeze(-1)
+        own = self._fourier(x, c.torus, scale)
+        # Differences to the template, so that copying it closely needs no precise arithmetic.
+        other = self._fourier(x - c.hint, c.torus, scale) * c.hinted
+        flags = torch.cat((c.hinted, c.torus.to(c.hinted.dtype)), -1)
+        u = self.enter(torch.cat((own, other, flags.expand(*x.shape[:-1], 2)), -1))
+        for k, block in enumerate(self.blocks):
+            terms = c.terms[..., k, :, :] + level[..., k, :, :]
+            u = block(u, terms[..., 0, :], terms[..., 1, :])
+        terms = c.terms[..., -1, :, :] + level[..., -1, :, :]
+        return self.leave(torch.addcmul(terms[..., 1, :], self.norm(u), 1 + terms[..., 0, :]))
+
+    def _torus_unit(self, sigma: Tensor) -> Tensor:
+        """Root mean square displacement (...) on the torus, from the table."""
+        step = self.log_sigmas[1] - self.log_sigmas[0]
+        place = ((sigma.log() - self.log_sigmas[0]) / step).clamp(0, len(self.scales) - 1.001)
+        k = place.long()
+        scales = self.scales.to(sigma.dtype)
+        return sigma * torch.lerp(scales[k], scales[k + 1], place - k)
+
+    def denoise(self, x: Tensor, sigma: Tensor, c: Condition) -> Tensor:
+        """E[x0 | x] (n, 3); on the torus x plus the expected displacement.
+
+        Args:
+            x: (n, 3) noisy vectors; any image on the torus.
+            sigma: (n,) noise.
+            c: from :meth:`condition`.
+        """
+        same = bool((sigma == sigma[0]).all() and (c.torus == c.torus[0]).all())
+        rows = slice(0, 1) if same else slice(None)
+        out = self.raw(x, sigma, c, self.by_level(sigma[rows], c.torus[rows])).to(x.dtype)
+        s = sigma.unsqueeze(-1)
+        space = (x + s * (1 + s * s).sqrt() * out) / (1 + s * s)
+        return torch.where(c.torus, x + self._torus_unit(sigma).unsqueeze(-1) * out, space)
+
+    def loss(
+        self,
+        z: Tensor,
+        x0: Tensor,
+        torus: Tensor,
+        generator: torch.Generator,
+        hint: Tensor | None = None,
+        hinted: Tensor | None = None,
+        repeats: int = 4,
+    ) -> Tensor:
+        """Denoising loss (n,), the mean over ``repeats`` noise levels, of order one at the start.
+
+        Rows share their levels with every ``GROUPS``-th other, so that the part of the network
+        that sees only the level runs on few of them.
+
+        Args:
+            z: (n, condition) hidden states.
+            x0: (n, 3) clean vectors.
+            torus: (n,) booleans.
+            generator: of levels and noise.
+            hint, hinted: as for :meth:`condition`.
+            repeats: noisy versions of every row.
+        """
+        n = len(x0)
+        hint = torch.zeros_like(x0) if hint is None else hint
+        hinted = torch.zeros_like(torus) if hinted is None else hinted
+        z, x0, torus, hint, hinted = (
+            _grouped(part) for part in (z, x0, torus, hint, hinted.to(x0.dtype))
+        )
+        c = self.condition(z, torus, hint, hinted)
+        count = repeats * GROUPS
+        place = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1.0
+        place = place[torch.randperm(count, generator=generator)].view(repeats, 1, GROUPS)
+        sigma, level = self._levels(place.to(x0), c.torus)
+        noise = torch.randn(repeats, *x0.shape, generator=generator).to(x0)
+        s = sigma.unsqueeze(-1)
+        x = x0 + s * noise
+        out = self.raw(x, sigma, c, level).float()
+        space = (x0 * (1 + s * s) - x) / (s * (1 + s * s).sqrt())
+        on_torus = torus_displacement(x - x0, sigma) / self._torus_unit(sigma).unsqueeze(-1)
+        error = (out - torch.where(c.torus, on_torus, space)).square().mean(-1)
+        return error.mean(0).flatten()[:n]
+
+    def _levels(self, place: Tensor, torus: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise (repeats, rows, groups) and its modulation, from places in (0, 1)."""
+        low, high = math.log(2 * TORUS.low), math.log(TORUS.high)
+        normal = math.sqrt(2) * torch.erfinv((2 * place - 1).clamp(-0.999, 0.999))
+        on_torus, in_space = (low + place * (high - low)).exp(), (1.6 * normal - 1.5).exp()
+        flags = torch.ones_like(place, dtype=torch.bool).unsqueeze(-1)
+        sigma = torch.where(torus.squeeze(-1), on_torus, in_space)
+        level = torch.where(
+            torus[..., None, None],
+            self.by_level(on_torus, flags),
+            self.by_level(in_space, ~flags),
+        )
+        return sigma, level
+
+
+def _grouped(part: Tensor) -> Tensor:
+    """Rows (n, ...) as (n / GROUPS, GROUPS, ...), filled up with zeros."""
+    missing = -len(part) % GROUPS
+    filled = torch.cat((part, part.new_zeros(missing, *part.shape[1:]))) if missing else part
+    return filled.unflatten(0, (-1, GROUPS))

@@ -1,0 +1,217 @@
+"""Sequences continued place by place, with the keys and values of what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gensci.nn.edm_denoiser import SlotDenoiser
+from gensci.nn.frames import to_global
+from gensci.nn.llama import LlamaCache
+from gensci.nn.structure_constraints import Constraint
+from gensci.nn.structure_frames import frames_of
+from gensci.nn.structure_sequence import FRACTION, TOKEN, Batch, MoleculeBatch
+
+if TYPE_CHECKING:
+    from gensci.nn.structure_network import StructureTransformer
+
+Solve = Callable[[SlotDenoiser], Tensor]
+"""Draws (n, 3) of slots from their denoiser."""
+
+
+class Track:
+    """Rows of sequences whose tokens are known and whose slots are being drawn.
+
+    Args:
+        network: the model.
+        batch: sequences in full length, with anything for the values to be drawn.
+        known: (B, L) which places are given. The first of every row must be.
+    """
+
+    def __init__(self, network: StructureTransformer, batch: Batch, known: Tensor):
+        self.network, self.batch, self.known = network, _copy(batch), known
+        if batch.molecule is not None:
+            self.batch = replace(self.batch, molecule=_copy(batch.molecule))
+        length = batch.places[1]
+        open_places = (~known).any(0).nonzero()
+        self.place = int(open_places[0]) if len(open_places) else length
+        first = network.inputs(self.batch)[:, : self.place]
+        states, self.cache = network.backbone.prefill(first, length)
+        self.hidden = states[:, -1]
+
+    @property
+    def finished(self) -> bool:
+        """Whether no place is left."""
+        return self.place >= self.batch.places[1]
+
+    @property
+    def open(self) -> Tensor:
+        """(B,) rows whose slot at this place is to be drawn."""
+        return ~self.known[:, self.place]
+
+    def denoiser(self, rows: Tensor) -> SlotDenoiser:
+        """Of the slots of some rows (n,) int64 at this place."""
+        batch, network = self.batch, self.network
+        torus = (batch.kind[rows, self.place] == FRACTION) & network.periodic
+        hint, hinted = batch.hint[rows, self.place], batch.hinted[rows, self.place]
+        condition = network.head.condition(self.hidden[rows], torus, hint, hinted)
+        return SlotDenoiser(network.head, condition)
+
+    def put(self, rows: Tensor, values: Tensor) -> None:
+        """Write values (n, 3) into the slots of rows at this place, and read it."""
+        self.batch.value[rows, self.place] = values.to(self.batch.value.dtype)
+        self._place_atoms(rows)
+        pair = slice(self.place, self.place + 2)
+        u = self.network.embedding(_columns(self.batch, pair))[:, 0]
+        u = u + self._surroundings(u)
+        if self.place + 1 < self.batch.places[1]:
+            index = torch.full((len(u),), self.place, dtype=torch.long, device=u.device)
+            self.hidden = self.network.backbone.step(u, self.cache, index)
+        self.place += 1
+
+    def _place_atoms(self, rows: Tensor) -> None:
+        molecule = self.batch.molecule
+        if molecule is None:
+            return
+        atom = self.place - molecule.start[rows]
+        references = molecule.references[rows, atom].unsqueeze(1)
+        origin, axes = frames_of(molecule.positions[rows], references)
+        x = to_global(self.batch.value[rows, self.place], origin[:, 0], axes[:, 0])
+        molecule.positions[rows, atom] = x
+
+    def _surroundings(self, u: Tensor) -> Tensor:
+        """What the next atoms find, zero where no atom comes next."""
+        molecule = self.batch.molecule
+        if molecule is None:
+            return torch.zeros_like(u)
+        atom = self.place + 1 - molecule.start
+        inside = (atom >= 0) & (atom < molecule.numbers.shape[1])
+        chosen = atom.clamp(0, molecule.numbers.shape[1] - 1).unsqueeze(1)
+        real = inside & (molecule.numbers.gather(1, chosen)[:, 0] > 0)
+        seen = self.network.look_around(molecule, chosen)[:, 0]
+        return torch.where(real.unsqueeze(-1), seen, torch.zeros_like(seen))
+
+    def select(self, rows: Tensor) -> Track:
+        """A new track whose row i continues row ``rows[i]``; int64, repeats allowed."""
+        other = object.__new__(Track)
+        other.network, other.place = self.network, self.place
+        other.batch, other.known = self.batch.rows(rows), self.known[rows]
+        other.cache, other.hidden = self.cache.select(rows), self.hidden[rows]
+        return other
+
+
+def draw_slots(track: Track, solve: Solve, others: tuple[Track, ...] = ()) -> Batch:
+    """Draw all open slots of a track, one place after another.
+
+    Args:
+        track: the rows.
+        solve: draws slots from their denoiser.
+        others: tracks of the same rows under other prompts; ``solve`` is called with the denoisers
+            of all, those of ``track`` first, and what it draws is written into every one.
+
+    Returns:
+        The batch with its values drawn.
+    """
+    while not track.finished:
+        rows = track.open.nonzero().squeeze(-1)
+        values = track.batch.value[rows, track.place]
+        if len(rows):
+            values = solve(*(one.denoiser(rows) for one in (track, *others)))
+        for one in (track, *others):
+            one.put(rows, values)
+    return track.batch
+
+
+class TokenTrack:
+    """The model of tokens after a prompt, as decoders ask for it.
+
+    Its states are never changed: reading a token copies the keys and values. A decoded row ends
+    with the token that opens the coordinates.
+
+    Args:
+        network: the model.
+        prompt: one row, where the tokens begin.
+        max_tokens: most tokens of a row.
+        constraint: tells which tokens may come next, or None for all.
+    """
+
+    def __init__(
+        self,
+        network: StructureTransformer,
+        prompt: Batch,
+        max_tokens: int,
+        constraint: Constraint | None = None,
+    ):
+        self.network, self.prompt, self.constraint = network, prompt, constraint
+        self.vocab_size, self.end = len(network.vocabulary), network.vocabulary.coordinates
+        self.capacity = prompt.places[1] + max_tokens + 1
+        numbers = torch.zeros(self.vocab_size, dtype=torch.long, device=prompt.ids.device)
+        for token, number in network.vocabulary.element_tokens().items():
+            numbers[token] = number
+        self.numbers = numbers
+
+    def start(self, n: int) -> TokenState:
+        """The state of n empty rows."""
+        rows = torch.zeros(n, dtype=torch.long, device=self.prompt.ids.device)
+        states, cache = self.network.backbone.prefill(
+            self.network.inputs(self.prompt), self.capacity
+        )
+        written = self.constraint.start(n) if self.constraint else None
+        return TokenState(states[rows, -1], cache.select(rows), 0, written)
+
+    def log_probs(self, state: TokenState) -> Tensor:
+        """(n, V) log-probabilities of the next token, -inf where it is not allowed."""
+        logits = self.network.tokens_out(state.hidden).double()
+        if self.constraint is not None:
+            allowed = self.constraint.allowed(state.written).to(logits.device)
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        return logits.log_softmax(-1)
+
+    def advance(self, state: TokenState, tokens: Tensor, parents: Tensor) -> TokenState:
+        """Row i continues row ``parents[i]`` with ``tokens[i]``."""
+        device = state.hidden.device
+        tokens, parents = tokens.to(device), parents.to(device)
+        cache = state.cache.select(parents)
+        u = self.network.embedding.after_token(tokens, self.numbers[tokens], state.length + 1)
+        index = torch.full_like(tokens, self.prompt.places[1] + state.length)
+        hidden = self.network.backbone.step(u, cache, index)
+        written = state.written
+        if self.constraint is not None:
+            written = self.constraint.advance(written, tokens, parents)
+        return TokenState(hidden, cache, state.length + 1, written)
+
+
+class TokenState(NamedTuple):
+    """Rows of tokens.
+
+    Attributes:
+        hidden: (n, h) states at their last places.
+        cache: keys and values.
+        length: tokens read after the prompt, the same in all rows.
+        written: state of the constraint.
+    """
+
+    hidden: Tensor
+    cache: LlamaCache
+    length: int
+    written: Any
+
+
+def _copy(batch: Batch | MoleculeBatch) -> Batch | MoleculeBatch:
+    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    copied = {k: v.clone() for k, v in tensors.items() if isinstance(v, Tensor)}
+    return replace(batch, **copied)
+
+
+def _columns(batch: Batch, places: slice) -> Batch:
+    names = [f.name for f in fields(batch) if f.name != "molecule"]
+    return Batch(**{name: getattr(batch, name)[:, places] for name in names})
+
+
+def open_slots(batch: Batch) -> Tensor:
+    """(B, L) the slots that are to be drawn: those that training learns."""
+    return batch.learn & (batch.kind != TOKEN)

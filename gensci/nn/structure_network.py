@@ -1,0 +1,179 @@
+"""The improved UniGenX: a causal transformer over tokens and slots, and an EDM head for slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from gensci.core.errors import UsageError
+from gensci.core.registry import MODELS
+from gensci.nn.edm_head import EdmHead
+from gensci.nn.llama import Llama
+from gensci.nn.smiles_tokens import SMILES_PIECES
+from gensci.nn.structure_collate import Collator
+from gensci.nn.structure_features import SequenceEmbedding, Surroundings
+from gensci.nn.structure_frames import frames_of, roles
+from gensci.nn.structure_sequence import FRACTION, TOKEN, Batch, MoleculeBatch
+from gensci.nn.structure_vocabulary import Vocabulary
+
+
+class Losses(NamedTuple):
+    """Means over the places that are learned: (), and how many there were."""
+
+    token: Tensor
+    slot: Tensor
+    tokens: int
+    slots: int
+
+
+@MODELS.register("unigenx")
+class StructureTransformer(nn.Module):
+    """Tokens and slots of crystals or molecules in one causal transformer.
+
+    The state at a place predicts the next token, or is the condition of the diffusion head where
+    a slot follows. After Zhang et al. 2025 (arXiv:2503.06687); the head after Karras et al. 2022
+    (arXiv:2206.00364) and Cheng et al. 2025 (Quetzal).
+
+    Args:
+        family: ``crystal`` or ``molecule``.
+        sets: training sets that the model can tell apart.
+        properties: mean and width by name of the scalars that it can be conditioned on.
+        hidden, intermediate, num_layers, num_heads: of the transformer.
+        head_width, head_depth, head_repeats: of the diffusion head, and how many noise levels
+            every slot is trained on in a step.
+        max_atoms: most atoms of a structure.
+        periodic: whether fractional coordinates live on the torus.
+        drop_source, show_property, show_template: chances in training that the training set is
+            hidden, that a known property is shown, and that a template is.
+        vocabulary_sha256: of the vocabulary that weights were trained with.
+
+    Raises:
+        UsageError: the family is unknown.
+        CheckpointError: the vocabulary is another one.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        sets: Sequence[str],
+        properties: Mapping[str, Sequence[float]],
+        hidden: int = 256,
+        intermediate: int = 640,
+        num_layers: int = 6,
+        num_heads: int = 4,
+        head_width: int = 256,
+        head_depth: int = 3,
+        head_repeats: int = 3,
+        max_atoms: int = 64,
+        periodic: bool = True,
+        drop_source: float = 0.1,
+        show_property: float = 0.3,
+        show_template: float = 0.6,
+        vocabulary_sha256: str | None = None,
+    ):
+        super().__init__()
+        if family not in ("crystal", "molecule"):
+            raise UsageError(f"family={family!r} is unknown", "choose crystal or molecule")
+        pieces = SMILES_PIECES if family == "molecule" else ()
+        self.vocabulary = Vocabulary.build(sets, properties, pieces, family == "crystal")
+        if vocabulary_sha256 is not None:
+            self.vocabulary.check(vocabulary_sha256)
+        self.settings = {
+            "family": family,
+            "sets": list(sets),
+            "properties": {name: list(value) for name, value in properties.items()},
+            "hidden": hidden,
+            "intermediate": intermediate,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "head_width": head_width,
+            "head_depth": head_depth,
+            "head_repeats": head_repeats,
+            "max_atoms": max_atoms,
+            "periodic": periodic,
+            "drop_source": drop_source,
+            "show_property": show_property,
+            "show_template": show_template,
+            "vocabulary_sha256": self.vocabulary.sha256,
+        }
+        self.family, self.max_atoms, self.periodic = family, max_atoms, periodic
+        self.head_repeats = head_repeats
+        self.collator = Collator(self.vocabulary, self.settings)
+        self.embedding = SequenceEmbedding(len(self.vocabulary), hidden, max_atoms, periodic)
+        self.backbone = Llama(hidden, intermediate, num_layers, num_heads, qk_norm=True)
+        self.tokens_out = nn.Linear(hidden, len(self.vocabulary), bias=False)
+        nn.init.normal_(self.tokens_out.weight, std=0.02)
+        self.head = EdmHead(hidden, head_width, head_depth)
+        self.surroundings = Surroundings(hidden) if family == "molecule" else None
+
+    def collate(
+        self, structures: Sequence[Any], generator: Generator, extras: Sequence[Any] | None = None
+    ) -> Batch:
+        """Sequences of structures with random augmentation; see :class:`Collator`."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return self.collator(structures, np.random.default_rng(seed), extras)
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """Input of the transformer (B, L, hidden)."""
+        u = self.embedding(batch)
+        if batch.molecule is None or self.surroundings is None:
+            return u
+        seen = self.look_around(batch.molecule)
+        rows = torch.arange(len(seen), device=u.device).unsqueeze(-1)
+        atoms = batch.molecule.numbers > 0
+        order = torch.arange(atoms.shape[1], device=u.device)
+        place = (batch.molecule.start.unsqueeze(-1) - 1 + order).clamp(max=u.shape[1] - 1)
+        rows = rows.expand_as(place)
+        return u.index_put((rows[atoms], place[atoms]), seen[atoms].to(u), True)
+
+    def look_around(self, m: MoleculeBatch, atoms: Tensor | None = None) -> Tensor:
+        """What atoms find placed before them.
+
+        Args:
+            m: the molecules.
+            atoms: (B, K) which atoms; all by default.
+
+        Returns:
+            (B, K, hidden).
+        """
+        rows, count = m.numbers.shape
+        order = torch.arange(count, device=m.numbers.device)
+        atoms = order.expand(rows, count) if atoms is None else atoms
+        row = torch.arange(rows, device=atoms.device).unsqueeze(-1)
+        references = m.references[row, atoms]
+        origin, axes = frames_of(m.positions, references)
+        offsets = m.positions.unsqueeze(1) - origin.unsqueeze(2)
+        return self.surroundings(
+            torch.einsum("bijx,bikx->bijk", offsets, axes),
+            m.numbers.unsqueeze(1).expand(-1, atoms.shape[1], -1),
+            m.numbers[row, atoms],
+            m.distance[row, atoms],
+            m.bond[row, atoms],
+            roles(references, count),
+            m.stereo[row, atoms],
+            (order < atoms.unsqueeze(-1)) & (m.numbers > 0).unsqueeze(1),
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states (B, L, hidden); that at place p is about place p + 1."""
+        return self.backbone(self.inputs(batch))
+
+    def losses(self, batch: Batch, generator: Generator) -> Losses:
+        """Cross-entropy of the tokens (nats) and denoising loss of the slots, padding left out."""
+        hidden = self(batch)[:, :-1]
+        learn, kind = batch.learn[:, 1:], batch.kind[:, 1:]
+        token, slot = learn & (kind == TOKEN), learn & (kind != TOKEN)
+        logits = self.tokens_out(hidden[token]).float()
+        entropy = F.cross_entropy(logits, batch.ids[:, 1:][token])
+        torus = (kind[slot] == FRACTION) & self.periodic
+        values, hint = batch.value[:, 1:][slot], batch.hint[:, 1:][slot]
+        error = self.head.loss(
+            hidden[slot], values, torus, generator, hint, batch.hinted[:, 1:][slot],
+            self.head_repeats,
+        )  # fmt: skip
+        return Losses(entropy, error.mean(), int(token.sum()), int(slot.sum()))
