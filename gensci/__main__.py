@@ -6,23 +6,32 @@ import difflib
 import importlib
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("gensci.commands.sample:run_sample", "draw weighted samples of a system"),
     "simulate": ("gensci.commands.simulate:simulate", "molecular dynamics: makes training data"),
+    "evaluate": (
+        "gensci.commands.evaluate:evaluate",
+        "measures of crystals and molecules, with their protocol",
+    ),
     "train": ("gensci.commands.train:train", "train a model (Lightning command line)"),
+    "data prepare": ("gensci.commands.data:prepare", "crystals and molecules to train on"),
+    "data pair": ("gensci.commands.pair:pair", "known structures as templates of training rows"),
     "convert": ("gensci.commands.convert:convert", "turn released weights into a checkpoint"),
-    "list": ("gensci.commands.list:list_names", "list samplers, systems or checkpoints"),
+    "list": ("gensci.commands.list:list_names", "list samplers, decoders, solvers, systems, checkpoints"),
     "doctor": (
         "gensci.commands.doctor:doctor",
         "versions, device, force-field kernel, checkpoints",
     ),
 }
 RAW_ARGUMENTS = frozenset({"train"})  # these parse their own arguments
-POSITIONAL = frozenset({"list", "convert"})  # required parameters may come without their option
-RENAMED = {"from": "source_format"}  # option names that are keywords in Python
+# of these required parameters may come without their option
+POSITIONAL = frozenset({"list", "convert", "evaluate", "data prepare", "data pair"})
+# option names that are keywords in Python, or that another command has by another name
+RENAMED = {"from": "source_format"}
+RENAMED_IN = {"data prepare": {"from": "origin"}}
 
 EPILOG = """\
 `gensci COMMAND --help` lists the options of a command. Dashes and underscores are both accepted.
@@ -56,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(str(error), status)
 
 
-def overview() -> str:
-    """The text of `gensci --help`."""
-    rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+def overview(start: str = "") -> str:
+    """The text of `gensci --help`, of the commands that begin with a text."""
+    listed = [(name, row) for name, row in COMMANDS.items() if name.startswith(start)]
+    rows = "\n".join(f"  {name:<13} {text}" for name, (_, text) in listed)
     return f"usage: gensci COMMAND [options]\n\ncommands:\n{rows}\n\n{EPILOG}"
 
 
@@ -71,6 +81,15 @@ def fail(line: str, status: int) -> int:
 def run_command(name: str, arguments: list[str]) -> int:
     """Look the command up, parse its arguments from the signature and call it."""
     key = name.lower().replace("_", "-")
+    second = {command.split()[1] for command in COMMANDS if command.startswith(f"{key} ")}
+    if second:
+        word = arguments[0].lower() if arguments else ""
+        if word in ("-h", "--help"):
+            print(overview(f"{key} "))
+            return 0
+        if word not in second:
+            return fail(f"'{key}' is followed by one of: {', '.join(sorted(second))}", 2)
+        key, arguments = f"{key} {word}", arguments[1:]
     if key not in COMMANDS:
         close = difflib.get_close_matches(key, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -107,7 +126,8 @@ def parse(
     parser = ArgumentParser(prog=f"gensci {name}", exit_on_error=False)
     parser.add_function_arguments(function, as_positional=name in POSITIONAL)
     try:
-        plain, dotted = split_dotted([normalise(text) for text in arguments])
+        names = RENAMED | RENAMED_IN.get(name, {})
+        plain, dotted = split_dotted([normalise(text, names) for text in arguments])
         for group, values in dotted.items():
             if f"{group}_settings" not in function.__annotations__:
                 return f"no option --{group}.{next(iter(values))}"
@@ -135,13 +155,13 @@ class UsageText(ValueError):
     """A command line that cannot be split into options."""
 
 
-def normalise(text: str) -> str:
+def normalise(text: str, names: Mapping[str, str] = RENAMED) -> str:
     """`--num-samples=3` as `--num_samples=3`; values keep their dashes."""
     if not text.startswith("--") or text == "--":
         return text
     option, equals, value = text[2:].partition("=")
     option = option.replace("-", "_")
-    return f"--{RENAMED.get(option, option)}{equals}{value}"
+    return f"--{names.get(option, option)}{equals}{value}"
 
 
 def split_dotted(arguments: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:

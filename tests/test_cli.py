@@ -213,7 +213,17 @@ BAD = {
     "empty system": (["sample", "--system", ""], 2, "--system is empty"),
     "empty peptide": (["sample", "--system", "peptide:"], 2, "no residues"),
     "ambiguous": (["sample", "--system", "CN"], 2, "--system peptide:CN"),
-    "to come": (["sample", "--system", "TiO2"], 2, "not available yet"),
+    "to come": (["sample", "--system", "mbhb"], 2, "not available yet"),
+    "wrong case": (["sample", "--system", "TIO2"], 2, "did you mean TiO2"),
+    "not a crystal": (["sample", "--system", "crystal:Xx2"], 2, "unknown element 'Xx'"),
+    "two readings of a cell": (
+        ["sample", "--system", "Ti4O8", "--formula-units", "2"],
+        2,
+        "say crystal:TiO2 --system.formula_units 2",
+    ),
+    "not a molecule": (["sample", "--system", "smiles:C(C)(C)(C)(C)C"], 2, "Explicit valence"),
+    "new molecules have no text": (["sample", "--system", "molecule:CCO"], 2, "smiles:CCO"),
+    "proposal settings": ([*TOY, "--proposal.num_steps", "3"], 2, "toys have no settings"),
     "unknown sampler": ([*TOY, "--sampler", "smcc"], 2, "did you mean 'smc'"),
     "unknown setting": ([*TOY, "--sampler", "smc", "--sampler.num_step", "3"], 2, "num_steps"),
     "bad setting": ([*TOY, "--sampler", "smc", "--sampler.num_steps", "-3"], 2, "num_steps=-3"),
@@ -287,6 +297,10 @@ def test_every_command_exists_and_explains_itself(command, capsys):
 def test_lists_name_what_the_options_accept(capsys):
     assert main(["list", "samplers"]) == 0
     assert "--sampler.num_steps" in capsys.readouterr().out
+    assert main(["list", "decoders"]) == 0
+    assert "--decoder.temperature 1.0" in capsys.readouterr().out
+    assert main(["list", "solver"]) == 0
+    assert "--solver.num_steps 20" in capsys.readouterr().out
     assert main(["list", "systems"]) == 0
     assert "toy:double-well" in capsys.readouterr().out
 

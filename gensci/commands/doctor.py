@@ -9,7 +9,8 @@ import shutil
 
 PACKAGES = (
     "torch", "numpy", "safetensors", "jsonargparse", "openmm", "mdtraj", "pytorch-lightning",
-    "normflows", "e3nn", "matplotlib", "rdkit", "pymatgen", "arviz", "dask", "triton",
+    "normflows", "e3nn", "matplotlib", "rdkit", "pymatgen", "ase", "smact", "chgnet", "arviz",
+    "dask", "triton",
 )  # fmt: skip
 
 
@@ -66,8 +67,9 @@ def _show_kernels() -> None:
 
 def _check_checkpoints() -> list[str]:
     """Load every checkpoint that is found, which verifies hash, shapes and settings."""
-    from gensci.commands.draw import Request
+    import gensci.systems.peptide  # noqa: F401  (registers the family)
     from gensci.core.errors import CheckpointError
+    from gensci.core.registry import SYSTEMS
     from gensci.models.checkpoint import list_checkpoints, load_network
 
     problems = []
@@ -78,10 +80,11 @@ def _check_checkpoints() -> list[str]:
             problems.append(f"checkpoint {name}: {error}")
         else:
             print(f"checkpoint        {name} verified ({folder})")
-    if Request.checkpoint not in list_checkpoints():
+    default = SYSTEMS.metadata("peptide")["checkpoint"]
+    if default not in list_checkpoints():
         problems.append(
-            f"the default checkpoint {Request.checkpoint} is missing; install gensci again, or "
-            "name another by --checkpoint (`gensci train` and `gensci convert` make some)"
+            f"the default checkpoint {default} is missing; install gensci again, or name another "
+            "by --checkpoint (`gensci train` and `gensci convert` make some)"
         )
     return problems
 

@@ -9,7 +9,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gensci import __version__
 from gensci.commands.device import choose_device, describe_device
 from gensci.commands.prepare import Prepared, prepare
 from gensci.core.errors import RunFolderError, UsageError
+from gensci.core.registry import SYSTEMS
 from gensci.core.results import SampleSet
 from gensci.io.progress import ProgressReport
 from gensci.io.run_folder import FORMAT, RunFolder, check_same, read_record
@@ -37,32 +38,48 @@ class Request:
 
     Attributes:
         num_samples: How many to draw of each system.
-        sampler: Name in the registry.
-        checkpoint: Name or folder of the model.
+        sampler: Name in the registry; None for that of the system's family.
+        checkpoint: Name or folder of the model; None for that of the system's family.
         seed: None for one that varies, or that of the run to be continued.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         allow_extrapolation: Whether a peptide outside of the training range is sampled.
         save_seconds: How often the state of an unfinished shard is saved.
         sampler_settings: By name, as text or values.
         system_settings: By name, as text or values.
+        proposal_settings: By name, as text or values; for models of structures.
     """
 
     num_samples: int = 2000
-    sampler: str = "importance"
-    checkpoint: str = "peptide-small"
+    sampler: str | None = None
+    checkpoint: str | None = None
     seed: int | None = None
     device: str = "auto"
     allow_extrapolation: bool = False
     save_seconds: float = 30.0
     sampler_settings: Mapping[str, Any] = field(default_factory=dict)
     system_settings: Mapping[str, Any] = field(default_factory=dict)
+    proposal_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_family(self, family: str) -> Request:
+        """Return the request with the sampler and the checkpoint of a family where none is named.
+
+        Models of crystals and molecules draw without a density at no extra cost, so their draws
+        are taken as they are; elsewhere draws are weighted.
+        """
+        facts = SYSTEMS.metadata(family)
+        return replace(
+            self,
+            sampler=self.sampler or facts.get("sampler", "importance"),
+            checkpoint=self.checkpoint or facts.get("checkpoint", ""),
+        )
 
     def check(self) -> None:
         """Raise `UsageError` for what is wrong whatever the system is."""
         check_whole("num_samples", self.num_samples, 1)
         if not self.save_seconds >= 0:
             raise UsageError(f"save_seconds={self.save_seconds} is not usable", "give 0 or more")
-        make_sampler(self.sampler, self.sampler_settings)
+        if self.sampler is not None:
+            make_sampler(self.sampler, self.sampler_settings)
         choose_device(self.device)
 
 
@@ -72,6 +89,7 @@ def draw(choice: SystemChoice, request: Request) -> SampleSet:
     Raises:
         GensciError: See `draw_into`.
     """
+    request = request.for_family(choice.family)
     request.check()
     prepared = _prepare(choice, request)
     sampler = make_sampler(request.sampler, request.sampler_settings)
@@ -102,6 +120,7 @@ def draw_into(
         CheckpointError: The model cannot be loaded.
         RunFolderError: The folder is foreign, of other settings, or cannot be written.
     """
+    request = request.for_family(choice.family)
     request.check()
     earlier = read_record(path, "sample")
     sampler = make_sampler(request.sampler, request.sampler_settings)
@@ -131,6 +150,7 @@ def _prepare(choice: SystemChoice, request: Request) -> Prepared:
         device,
         request.system_settings,
         request.allow_extrapolation,
+        request.proposal_settings,
     )
 
 
@@ -165,7 +185,10 @@ def _record(
 
 def _surroundings() -> dict[str, Any]:
     """Versions and machine, which may differ between the calls of one run."""
-    packages = ("torch", "numpy", "openmm", "mdtraj", "safetensors")
+    packages = (
+        *("torch", "numpy", "openmm", "mdtraj", "safetensors"),
+        *("rdkit", "pymatgen", "smact", "chgnet"),
+    )
     versions = {"gensci": __version__, "python": platform.python_version()}
     for name in packages:
         try:
@@ -205,7 +228,7 @@ def _run(
                 save_seconds=request.save_seconds,
             )
         spent = before + time.monotonic() - begun
-        write_files(folder.path, samples, prepared.molecule)
+        write_files(folder.path, samples, prepared.molecule, prepared.write)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         with contextlib.suppress(OSError):  # a full disk must not hide the first error
@@ -229,8 +252,19 @@ def _run(
     return samples
 
 
-def write_files(path: Path, samples: SampleSet, molecule: Any) -> None:
-    """Write `samples.npz`, and for a molecule `topology.pdb` and `samples.xtc`.
+def write_files(
+    path: Path,
+    samples: SampleSet,
+    molecule: Any,
+    write: Callable[[Path, SampleSet], Any] | None = None,
+) -> None:
+    """Write `samples.npz`, and what viewers open.
+
+    Args:
+        path: The run folder.
+        samples: What was drawn.
+        molecule: With a topology, for `topology.pdb` and `samples.xtc`; or None.
+        write: Writes other files: crystals, or molecules with their bonds.
 
     Raises:
         RunFolderError: The disk refuses.
@@ -240,6 +274,8 @@ def write_files(path: Path, samples: SampleSet, molecule: Any) -> None:
         if molecule is not None:
             positions = molecule.positions
             extra[FRAME_ROWS] = write_trajectory(path, samples, molecule.topology, positions)
+        if write is not None:
+            write(path, samples)
         write_arrays(path / "samples.npz", samples, **extra)
     except OSError as error:
         raise RunFolderError(

@@ -1,4 +1,4 @@
-"""`gensci list samplers|systems|checkpoints`."""
+"""`gensci list samplers|decoders|solvers|systems|checkpoints`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import dataclasses
 from typing import Any
 
 from gensci.core.errors import UsageError
-from gensci.core.registry import did_you_mean
+from gensci.core.registry import Registry, did_you_mean
 
 
 def list_names(kind: str) -> int:
-    """List what can be given to --sampler, --system or --checkpoint.
+    """List what can be given to --sampler, --decoder, --solver, --system or --checkpoint.
 
     Args:
-        kind: samplers, systems or checkpoints.
+        kind: samplers, decoders, solvers, systems or checkpoints.
     """
     listings = {
         "samplers": list_samplers,
+        "decoders": list_decoders,
+        "solvers": list_solvers,
         "systems": list_systems,
         "checkpoints": list_checkpoints,
     }
@@ -36,11 +38,33 @@ def list_samplers() -> list[str]:
     import gensci.samplers  # noqa: F401  (registers them)
     from gensci.core.registry import SAMPLERS
 
+    return list_registry(SAMPLERS)
+
+
+def list_decoders() -> list[str]:
+    """Every decoder of tokens with its settings and their defaults."""
+    import gensci.samplers.decoders  # noqa: F401  (registers them)
+    from gensci.core.registry import DECODERS
+
+    return list_registry(DECODERS)
+
+
+def list_solvers() -> list[str]:
+    """Every solver of diffusion heads with its settings and their defaults."""
+    import gensci.samplers.solvers  # noqa: F401  (registers them)
+    from gensci.core.registry import SOLVERS
+
+    return list_registry(SOLVERS)
+
+
+def list_registry(registry: Registry[Any]) -> list[str]:
+    """Every entry with the first line of its docstring, then its settings."""
+    width = max(12, *(len(name) for name in registry))
     lines = []
-    for name in SAMPLERS:
-        cls = SAMPLERS.get(name)
-        lines.append(f"{name:<12} {first_line(cls)}")
-        lines += [f"    --sampler.{setting}" for setting in _settings(cls)]
+    for name in registry:
+        cls = registry.get(name)
+        lines.append(f"{name:<{width}} {first_line(cls)}")
+        lines += [f"    --{registry.kind}.{setting}" for setting in _settings(cls)]
     return lines
 
 
@@ -50,6 +74,9 @@ def list_systems() -> list[str]:
 
     lines = [
         "peptide:AA   one-letter codes, zwitterionic ends; peptide:Ace-A-Nme with caps",
+        "crystal:TiO2 crystals of a composition; crystal:Ti4O8 that cell; crystal:* new ones",
+        "smiles:CCO   conformers of a molecule with all its hydrogens",
+        "molecule:*   new molecules",
         "FILE.prmtop  Amber prmtop or parm7, coordinates beside it (FILE.inpcrd .rst7 .pdb ...)",
         "FILE.xml     OpenMM System, coordinates beside it (FILE.pdb .cif .state.xml ...)",
         "FILE         a FASTA file, a CSV with a column `sequence`, or one system per line",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gensci.core.errors import UsageError
 from gensci.core.registry import SYSTEMS
+from gensci.core.results import SampleSet
+from gensci.io.crystals import write_crystals
+from gensci.io.sdf import write_molecules
 from gensci.models.checkpoint import checkpoint_name, load_checkpoint
 from gensci.models.proposal import load_proposal
 from gensci.sims.peptide import build_peptide
 from gensci.sims.peptide.parse import parse_peptide
-from gensci.systems import molecule, peptide, toy  # noqa: F401  (register their families)
+from gensci.systems import crystal, molecule, peptide, smiles, toy  # noqa: F401  (register)
 from gensci.systems.resolve import SystemChoice
 from gensci.systems.settings import typed_settings
 
@@ -27,8 +33,9 @@ class Prepared:
         target: The unnormalised density.
         proposal: What draws, with a density where there is one.
         settings: Everything about system and model that decides the numbers, for `run.json`.
-        molecule: Has the `topology` and `positions` of the atoms, or None for toys.
+        molecule: Has the `topology` and `positions` of the atoms of a trajectory, or None.
         warnings: What the user must know although the run goes on, a line each.
+        write: Writes other files for viewers into a folder and returns the rows written, or None.
     """
 
     target: Any
@@ -36,6 +43,7 @@ class Prepared:
     settings: dict[str, Any]
     molecule: Any = None
     warnings: tuple[str, ...] = ()
+    write: Callable[[Path, SampleSet], np.ndarray] | None = None
 
 
 def prepare(
@@ -44,6 +52,7 @@ def prepare(
     device: torch.device,
     settings: Mapping[str, Any],
     allow_extrapolation: bool = False,
+    proposal_settings: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Build the system and its proposal; writes nothing.
 
@@ -53,6 +62,7 @@ def prepare(
         device: Where to compute.
         settings: Of the system, as text or values, for example `{"temperature": "330"}`.
         allow_extrapolation: Warn, not refuse, where the checkpoint was not trained for the system.
+        proposal_settings: How a model of structures draws, for example `{"num_steps": "20"}`.
 
     Raises:
         UsageError: A setting, or a system that the checkpoint was not trained for.
@@ -60,6 +70,16 @@ def prepare(
     """
     family = SYSTEMS.get(choice.family)
     source = SYSTEMS.metadata(choice.family)["proposal"]
+    if source == "structures":
+        return _prepare_structures(
+            family, choice, checkpoint, device, settings, proposal_settings or {}
+        )
+    if proposal_settings:
+        raise UsageError(
+            f"--proposal.{next(iter(proposal_settings))}: proposals of {choice.family}s have no "
+            "settings",
+            "leave it out",
+        )
     if source == "own":
         return _prepare_alone(family, choice, device, settings)
     if source == "dynamics":
@@ -159,6 +179,50 @@ def _prepare_file(
     facts = {**system.record(), "system.centroid_scale": system.centroid_scale}
     facts["device"] = str(device)
     return Prepared(target, proposal, facts, system, system.warnings())
+
+
+def _prepare_structures(
+    family: Any,
+    choice: SystemChoice,
+    checkpoint: str,
+    device: torch.device,
+    settings: Mapping[str, Any],
+    proposal_settings: Mapping[str, Any],
+) -> Prepared:
+    """Crystals and molecules: a model of structures draws what the system prompts for."""
+    system = family.from_text(choice.text, **settings)
+    from gensci.models.structure_proposal import load_structure_proposal
+
+    proposal, digest = load_structure_proposal(
+        checkpoint, system.prompt(), device, **proposal_settings
+    )
+    facts = {
+        **system.record(),
+        **{f"proposal.{name}": value for name, value in proposal_settings.items()},
+        "checkpoint": checkpoint_name(checkpoint),
+        "checkpoint_sha256": digest,
+        "device": str(device),
+    }
+    return Prepared(
+        system.target(device),
+        proposal,
+        facts,
+        warnings=system.warnings(),
+        write=_writer(choice.family, system, proposal),
+    )
+
+
+def _writer(family: str, system: Any, proposal: Any) -> Callable[[Path, SampleSet], np.ndarray]:
+    """What writes crystals, conformers of one molecule, or molecules by their own SMILES."""
+    if family == "crystal":
+        return write_crystals
+    if family == "smiles":
+        return partial(write_molecules, smiles=[system.smiles])
+
+    def write(path: Path, samples: SampleSet) -> np.ndarray:
+        return write_molecules(path, samples, proposal.smiles(samples.x["tokens"]))
+
+    return write
 
 
 def _prepare_alone(

@@ -9,6 +9,7 @@ from typing import Any
 
 from gensci.commands.draw import Request, draw, draw_into
 from gensci.core.errors import GensciError
+from gensci.core.registry import SYSTEMS
 from gensci.core.results import SampleSet
 from gensci.io.batch import BATCH_RECORD, BatchRecord
 from gensci.io.run_folder import files_for_users
@@ -25,7 +26,8 @@ def sample_text(system: str, request: Request, out: str | None) -> int:
         GensciError: See `gensci.commands.draw.draw_into`; for a file only before the first system.
     """
     resolved = resolve(system)
-    request.check()
+    for family in dict.fromkeys(choice.family for choice in resolved.choices):
+        request.for_family(family).check()
     if resolved.source is None:
         choice = resolved.choices[0]
         _sample_one(Path(out) if out else Path("results", choice.folder), choice, request)
@@ -41,7 +43,7 @@ def sample_system(system: str, num_samples: int = 2000, **settings: Any) -> Samp
         system: As for the command, but no file.
         num_samples: How many.
         **settings: `sampler`, `checkpoint`, `seed`, `device`, `allow_extrapolation`,
-            `sampler_settings`, `system_settings` as for the command.
+            `sampler_settings`, `system_settings`, `proposal_settings` as for the command.
 
     Raises:
         GensciError: Bad input, an unusable checkpoint, or no sample with any weight.
@@ -83,11 +85,16 @@ def _sample_all(path: Path, resolved: Resolved, request: Request) -> int:
     spellings = {choice.folder: choice.spelled for choice in resolved.choices}
     facts = {"source": str(resolved.source), "argv": sys.argv[1:], "request": asdict(request)}
     record = BatchRecord.begin(path, facts, spellings)
-    if any(choice.family == "peptide" for choice in resolved.choices):
-        find_checkpoint(request.checkpoint)
+    families = dict.fromkeys(choice.family for choice in resolved.choices)
+    for name in {request.for_family(f).checkpoint for f in families if _needs_checkpoint(f)}:
+        find_checkpoint(str(name))
     for choice in resolved.choices:
         _sample_noted(record, choice, request)
     return _conclude(record)
+
+
+def _needs_checkpoint(family: str) -> bool:
+    return SYSTEMS.metadata(family)["proposal"] in ("checkpoint", "structures")
 
 
 def _sample_noted(record: BatchRecord, choice: SystemChoice, request: Request) -> None:

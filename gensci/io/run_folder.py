@@ -207,4 +207,5 @@ def _unwritable(path: Path, error: OSError) -> RunFolderError:
 def files_for_users(path: Path) -> list[str]:
     """Names of the files a user opens, in the order of the README."""
     known = ("run.json", "samples.npz", "topology.pdb", "samples.xtc")
+    known += ("samples.extxyz", "cif", "samples.sdf")
     return [name for name in known if (path / name).exists()]

@@ -24,7 +24,12 @@ from torch import Tensor, nn
 import gensci
 from gensci.core.errors import CheckpointError
 from gensci.core.registry import MODELS, did_you_mean, normalise_name
-from gensci.nn import internal, tarflow  # noqa: F401  (register their networks)
+from gensci.nn import (  # noqa: F401  (register their networks)
+    internal,
+    published_unigenx,
+    structure_network,
+    tarflow,
+)
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 DIGEST = "description_sha256"

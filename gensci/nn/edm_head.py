@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TORUS_IMAGES = 3  # on each side; enough for sigma up to one
+TORUS_IMAGES = 5  # on each side; enough for sigma up to one
 GROUPS = 32  # noise levels that one pass of the loss has
 
 

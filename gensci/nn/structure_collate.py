@@ -127,9 +127,9 @@ class Collator:
         )  # fmt: skip
         if pair is not None and rng.random() < self.settings["show_template"]:
             same, numbers = bool(pair.same), np.asarray(pair.numbers, np.int64)
-            template = Ordered(pair.source_numbers, pair.fractional, pair.lattice)
+            template = Ordered(pair.source_numbers, pair.template_fractional, pair.template_lattice)
             if same:
-                lattice, fractional = pair.target_lattice, pair.target_fractional
+                lattice, fractional = pair.lattice, pair.fractional
         order = element_order(numbers, rng)
         if template is not None:
             template = Ordered(

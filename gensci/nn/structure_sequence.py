@@ -150,11 +150,14 @@ class Line:
 def stack(lines: Sequence[Line]) -> Batch:
     """Lines as one batch as long as the longest."""
     length = max(line.length for line in lines)
-    names = [f.name for f in fields(Batch) if f.name != "molecule"]
-    columns = {
-        name: torch.from_numpy(np.stack([getattr(line, name)[:length] for line in lines]))
-        for name in names
-    }
+    columns = {}
+    for name in (f.name for f in fields(Batch) if f.name != "molecule"):
+        own = [getattr(line, name)[: line.length] for line in lines]
+        fill = lines[0].vocabulary.pad if name == "ids" else 0
+        joined = np.full((len(lines), length, *own[0].shape[1:]), fill, own[0].dtype)
+        for row, column in zip(joined, own, strict=True):
+            row[: len(column)] = column
+        columns[name] = torch.from_numpy(joined)
     return Batch(**columns)
 
 

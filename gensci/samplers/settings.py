@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from gensci.core.errors import UsageError
-from gensci.core.registry import SAMPLERS, did_you_mean, normalise_name
+from gensci.core.registry import SAMPLERS, Registry, did_you_mean, normalise_name
 
 
 def check_whole(name: str, value: Any, low: int) -> None:
@@ -57,7 +57,14 @@ def make_sampler(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     Raises:
         UsageError: the sampler or a setting is unknown, or a value cannot be used.
     """
-    cls = SAMPLERS.get(name)
+    return make_registered(SAMPLERS, name, settings)
+
+
+def make_registered(
+    registry: Registry[Any], name: str, settings: Mapping[str, Any] | None = None
+) -> Any:
+    """Return the entry of a registry of dataclasses; as :func:`make_sampler`."""
+    cls = registry.get(name)
     spelled = {normalise_name(field.name): field.name for field in fields(cls)}
     chosen = {}
     for text, value in (settings or {}).items():
@@ -66,7 +73,7 @@ def make_sampler(name: str, settings: Mapping[str, Any] | None = None) -> Any:
             hint = did_you_mean(text, list(spelled.values()))
             known = ", ".join(spelled.values()) or "it has none"
             raise UsageError(
-                f"sampler {SAMPLERS.resolve(name)!r} has no setting {text!r}",
+                f"{registry.kind} {registry.resolve(name)!r} has no setting {text!r}",
                 f"{hint}choose from: {known}",
             )
         chosen[spelled[key]] = _parse(value) if isinstance(value, str) else value

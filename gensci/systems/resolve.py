@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -14,18 +15,33 @@ from gensci.core.registry import did_you_mean, normalise_name
 from gensci.sims.molecule import SUFFIXES as MOLECULE_SUFFIXES
 from gensci.sims.peptide.parse import parse_peptide
 from gensci.sims.toys import TOYS
+from gensci.systems.composition import parse_formula, recased
 from gensci.systems.spellings import composition, is_smiles
 
-FAMILIES = ("peptide", "crystal", "smiles", "lisa", "toy", "file")
-UNAVAILABLE = {
-    "crystal": "crystal compositions",
-    "smiles": "molecules by SMILES",
-    "lisa": "LISA black holes",
-}
+FAMILIES = ("peptide", "crystal", "smiles", "molecule", "lisa", "toy", "file")
+UNAVAILABLE = {"lisa": "LISA black holes"}
+DE_NOVO = "*"
 LISA_NAMES = frozenset({"mbhb"})
 FILE_SUFFIXES = frozenset({".fasta", ".fa", ".faa", ".txt", ".list", ".csv", ".smi"})
-CSV_COLUMNS = {"system": "", "sequence": "peptide:", "peptide": "peptide:", "smiles": "smiles:"}
+CSV_COLUMNS = {
+    "system": "",
+    "sequence": "peptide:",
+    "peptide": "peptide:",
+    "smiles": "smiles:",
+    "formula": "crystal:",
+    "composition": "crystal:",
+}
+_EXAMPLES = {
+    "crystal": "TiO2",
+    "smiles": "CCO",
+    "molecule": "* for new molecules (conformers of one: smiles:CCO)",
+    "lisa": "mbhb",
+    "file": "molecule.prmtop",
+}
+_MAX_FOLDER = 100
 _SPELL_OUT = ", ".join(f"{family}:..." for family in FAMILIES)
+_AROMATIC_TEXT = frozenset("bcnops0123456789()")
+_FORMULA_LIKE = re.compile(r"(?:[A-Z][a-z]?[0-9]*)*[A-Z][a-z]?[0-9]+")
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z_]*):(.*)", re.DOTALL)
 
 
@@ -50,9 +66,19 @@ class SystemChoice:
 
     @property
     def folder(self) -> str:
-        """A name for its folder, safe on every file system."""
+        """A name for its folder, safe on every file system.
+
+        SMILES that differ only in signs no file name can hold are told apart by a hash.
+        """
         name = Path(self.text).stem if self.family == "file" else self.text
-        return re.sub(r"[^A-Za-z0-9._+=-]+", "_", self.label or name).strip(".") or "system"
+        if not self.label and name == DE_NOVO:
+            return f"{self.family}-de-novo"
+        safe = re.sub(r"[^A-Za-z0-9._+=-]+", "_", self.label or name).strip(".") or "system"
+        if self.label or self.family not in ("smiles", "crystal"):
+            return safe
+        if safe == name and len(safe) <= _MAX_FOLDER:
+            return safe
+        return f"{safe[:_MAX_FOLDER]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,7 @@ def resolve_one(text: str) -> SystemChoice:
         raise SystemTextError(
             f"--system {choice.spelled}: {UNAVAILABLE[choice.family]} are not available yet in "
             "this version",
-            "use a peptide (peptide:AA) or a toy (`gensci list systems`)",
+            "`gensci list systems` shows those that are",
         )
     if choice.family == "file" and not os.path.isfile(choice.text):
         raise SystemTextError(f"--system {choice.text}: no such file", "check the path")
@@ -115,9 +141,11 @@ def _read(family: str, text: str) -> str | None:
         except ValueError:
             return None
     if family == "crystal":
-        return text if composition(text) else None
+        return text if text == DE_NOVO or composition(text) else None
     if family == "smiles":
-        return text if is_smiles(text) else None
+        return text if text != DE_NOVO and is_smiles(text) else None
+    if family == "molecule":
+        return text if text == DE_NOVO else None
     if family == "lisa":
         return text.lower() if text.lower() in LISA_NAMES else None
     if family == "file":
@@ -145,6 +173,8 @@ def _prefixed(text: str) -> SystemChoice | None:
             f"--system {text!r} has the unknown prefix {family!r}", f"{hint}prefixes: {_SPELL_OUT}"
         )
     reading = _read(family, name)
+    if family == "crystal" and reading is None and _why_no_crystal(name) is None:
+        reading = name
     if reading is None:
         raise SystemTextError(f"--system {text!r}: {_why_not(family, name)}")
     return SystemChoice(family, reading)
@@ -162,10 +192,23 @@ def _only_reading(text: str) -> SystemChoice:
     if re.fullmatch(r"[A-Za-z]+|(?i:ace-).*|.*(?i:-nme)", text):
         hint = did_you_mean(text, list(TOYS))
         raise SystemTextError(f"--system {text!r}: {_why_not('peptide', text)}", hint)
-    raise SystemTextError(
-        f"--system {text!r} is neither a system nor a file",
-        f"{did_you_mean(text, list(TOYS))}spell it with a prefix: {_SPELL_OUT}",
-    )
+    hint = did_you_mean(text, list(TOYS))
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9()]*", text) and not set(text) <= _AROMATIC_TEXT:
+        right = recased(text)
+        hint = f"did you mean crystal:{right}? " if right else hint
+    problem = f"--system {text!r} is neither a system nor a file"
+    if composition(text) is None and _FORMULA_LIKE.fullmatch(text):
+        problem += f" ({_why_no_crystal(text)})"
+    raise SystemTextError(problem, f"{hint}spell it with a prefix: {_SPELL_OUT}")
+
+
+def _why_no_crystal(text: str) -> str | None:
+    """What is wrong with a composition, or None."""
+    try:
+        parse_formula(text)
+    except SystemTextError as error:
+        return str(error)
+    return None
 
 
 def _why_not(family: str, name: str) -> str:
@@ -177,9 +220,9 @@ def _why_not(family: str, name: str) -> str:
             return str(error)
     if family == "toy":
         return f"no such toy; {did_you_mean(name, list(TOYS))}choose from: {', '.join(TOYS)}"
-    examples = {"crystal": "TiO2", "smiles": "CCO", "lisa": "mbhb", "file": "molecule.prmtop"}
-    example = f"{family}:{examples[family]}"
-    return f"this is not a {family} text; write it like {example}"
+    if family == "crystal" and (reason := _why_no_crystal(name)):
+        return reason
+    return f"this is not a {family} text; write it like {family}:{_EXAMPLES[family]}"
 
 
 def _names_a_file(text: str) -> bool:

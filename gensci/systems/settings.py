@@ -47,7 +47,7 @@ def typed_settings(
         except ArgumentError as error:
             raise UsageError(f"--system.{text} {value!r} cannot be used", _wanted(error)) from error
         chosen[name] = typed[name]
-    if not chosen["temperature"] > 0:
+    if not chosen.get("temperature", 1.0) > 0:
         raise UsageError(
             f"--system.temperature {chosen['temperature']}", "give a positive one in K"
         )

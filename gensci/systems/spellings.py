@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 
-ELEMENTS = frozenset(
-    """
-    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br
-    Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho
-    Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es
-    Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
-    """.split()
-)
-_FORMULA = re.compile(r"(?:[A-Z][a-z]?[0-9]*)+")
-_FORMULA_PART = re.compile(r"([A-Z][a-z]?)([0-9]*)")
+from gensci.core.elements import SYMBOLS
+from gensci.core.errors import SystemTextError
+from gensci.systems.composition import parse_formula
+
+ELEMENTS = frozenset(SYMBOLS)
+# Brackets need a count, else CC(C)O and its like would be formulas too.
+_FORMULA = re.compile(r"(?:[A-Z][a-z]?[0-9]*|\((?:[A-Z][a-z]?[0-9]*)+\)[0-9]+)+")
 _SMILES_TOKEN = re.compile(
     r"(?P<bracket>\[(?P<element>[0-9]*(?:[A-Z][a-z]?|[a-z]{1,2}|\*))[^\[\]]*\])"
     r"|(?P<atom>Cl|Br|[BCNOPSFI]|[bcnops]|\*)"
@@ -25,16 +22,15 @@ _AROMATIC = frozenset("b c n o p s se as te *".split())
 def composition(text: str) -> dict[str, int] | None:
     """Atom counts of a chemical formula such as ``TiO2``, or None where it is not one.
 
-    Repeated symbols add up, as in ``CH3CH2OH``; a count of zero or with a leading zero is refused.
+    Only what can hardly mean anything else is read; with the prefix ``crystal:`` all that
+    ``parse_formula`` knows is.
     """
     if not _FORMULA.fullmatch(text):
         return None
-    counts: dict[str, int] = {}
-    for symbol, number in _FORMULA_PART.findall(text):
-        if symbol not in ELEMENTS or number.startswith("0"):
-            return None
-        counts[symbol] = counts.get(symbol, 0) + int(number or 1)
-    return counts
+    try:
+        return dict(parse_formula(text).counts)
+    except SystemTextError:
+        return None
 
 
 def is_smiles(text: str) -> bool:

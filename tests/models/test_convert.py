@@ -158,7 +158,7 @@ def test_bad_arguments_are_usage_errors(tmp_path, capsys):
     _, weights = published(prefix="")
     with pytest.raises(UsageError, match="head_dim 64 does not divide the 16 channels"):
         match_prose(read_prose_state(_saved(tmp_path, weights)))
-    assert main(["convert", str(tmp_path / "w.pth"), "--from", "unigenx"]) == 2
+    assert main(["convert", str(tmp_path / "w.pth"), "--from", "boltz"]) == 2
     assert "choose from: prose" in capsys.readouterr().err
 
 

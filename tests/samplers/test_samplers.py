@@ -32,7 +32,8 @@ def same_bits(left, right):
 
 
 def test_every_sampler_has_a_row():
-    assert {case.sampler for case in CASES} == set(SAMPLERS)
+    # twisted-smc tilts a model by a target, which is another law: tests/samplers/test_steering.py
+    assert {case.sampler for case in CASES} == set(SAMPLERS) - {"twisted-smc"}
 
 
 @all_cases

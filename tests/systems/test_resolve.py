@@ -68,12 +68,60 @@ def test_toys_are_found_under_any_spelling(text):
     assert resolve(text).choices == (SystemChoice("toy", "double-well"),)
 
 
-@pytest.mark.parametrize(
-    "text", ["crystal:TiO2", "TiO2", "smiles:CCO", "c1ccccc1", "lisa:mbhb", "mbhb"]
-)
+@pytest.mark.parametrize("text", ["lisa:mbhb", "mbhb"])
 def test_families_to_come_are_recognised_and_refused(text):
     with pytest.raises(SystemTextError, match="not available yet"):
         resolve(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled", "folder"),
+    [
+        ("TiO2", "crystal:TiO2", "TiO2"),
+        ("Ti4O8", "crystal:Ti4O8", "Ti4O8"),
+        ("NaCl", "crystal:NaCl", "NaCl"),
+        ("Ca5(PO4)3OH", "crystal:Ca5(PO4)3OH", None),
+        ("crystal:[Co(NH3)6]Cl3", "crystal:[Co(NH3)6]Cl3", None),
+        ("CRYSTAL: TiO2", "crystal:TiO2", "TiO2"),
+        ("crystal:*", "crystal:*", "crystal-de-novo"),
+        ("molecule:*", "molecule:*", "molecule-de-novo"),
+        ("smiles:CCO", "smiles:CCO", "CCO"),
+        ("c1ccccc1", "smiles:c1ccccc1", "c1ccccc1"),
+        ("CC(C)O", "smiles:CC(C)O", None),
+        ("N[C@@H](C)C(=O)O", "smiles:N[C@@H](C)C(=O)O", None),
+    ],
+)
+def test_crystals_and_molecules_are_read(text, spelled, folder):
+    (choice,) = resolve(text).choices
+    assert choice.spelled == spelled
+    assert folder in (None, choice.folder)
+    assert resolve(choice.spelled).choices == (choice,)
+
+
+@pytest.mark.parametrize(
+    ("text", "prefixes"),
+    [("CCO", ("crystal", "smiles")), ("*", ("crystal", "molecule")), ("CO", ("crystal", "smiles"))],
+)
+def test_texts_of_two_families_are_refused_and_spelled(text, prefixes):
+    with pytest.raises(SystemTextError, match="ambiguous") as error:
+        resolve(text)
+    assert all(f"{prefix}:{text}" in str(error.value) for prefix in prefixes)
+
+
+def test_smiles_that_differ_in_signs_alone_get_folders_of_their_own(tmp_path):
+    path = tmp_path / "many.smi"
+    path.write_text("F/C=C/F\nF/C=C\\F\nN[C@H](C)O\nN[C@@H](C)O\n" + "C" * 300 + "\n")
+    folders = [choice.folder for choice in resolve(str(path)).choices]
+    assert len(set(folders)) == 5
+    assert all(len(folder) < 120 for folder in folders)
+
+
+def test_compositions_of_a_table_are_crystals(tmp_path):
+    path = tmp_path / "many.csv"
+    path.write_text("name,Formula\nrutile,TiO2\nalloy,CN\n")
+    choices = resolve(str(path)).choices
+    assert [choice.spelled for choice in choices] == ["crystal:TiO2", "crystal:CN"]
+    assert [choice.folder for choice in choices] == ["rutile", "alloy"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +137,15 @@ def test_families_to_come_are_recognised_and_refused(text):
         ("toy:duble-well", "did you mean 'double-well'"),
         ("duble-well", "did you mean 'double-well'"),
         ("crystal:AA", "crystal:TiO2"),
+        ("crystal:TIO2", "did you mean TiO2"),
+        ("TIO2", "did you mean TiO2"),
+        ("tio2", "did you mean crystal:TiO2"),
+        ("crystal:", "the composition is empty"),
+        ("crystal:Fe2.5O4", "fractional"),
+        ("crystal:Ti0O2", "the count '0'"),
+        ("Ti2000", "more than 1000 atoms"),
+        ("molecule:CCO", "smiles:CCO"),
+        ("smiles:*", "smiles:CCO"),
         ("smiles:C(C", "smiles:CCO"),
         ("A A", "neither a system nor a file"),
         ("missing.fasta", "cannot read this file"),
