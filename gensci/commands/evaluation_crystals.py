@@ -177,11 +177,13 @@ def _count_lines(report: Report, given: Assignment, total: int) -> None:
         )
 
 
-def _score(report: Report, name: str, found: MatchTable, rows: Array | None = None) -> None:
-    """One line for n = 1 and one for all samples."""
+def _score(
+    report: Report, name: str, found: MatchTable, rows: Array | None = None, part: str = ""
+) -> None:
+    """One line for n = 1 and one for all samples; ``part`` names the references of the rows."""
     for n in dict.fromkeys((1, found.protocol.samples)):
         score = found.score(n, rows)
-        key = f"{name}_n{n}".replace(" ", "_")
+        key = f"{part}{name.replace(' ', '_')}_n{n}"
         report.metrics[key] = score.record()
         report.units[key] = "rate and errors: share; rmse, crmse: (volume per atom)^(1/3)"
         report.lines.append(f"  {name:<34} {score}")
@@ -221,8 +223,8 @@ def _beside_templates(
     failed = np.isnan(tables["nearest"].distance[:, 0])
     if failed.any():
         report.lines.append(f"  where the nearest template fails ({int(failed.sum())} references):")
-        _score(report, "model, no template", found, failed)
-        _score(report, "random template, no template", tables["random"], failed)
+        for name, one in (("model", found), ("random template", tables["random"])):
+            _score(report, name, one, failed, "nearest_template_fails/")
 
 
 def template_pool(train: StructureTable) -> Any:

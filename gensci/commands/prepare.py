@@ -191,7 +191,7 @@ def _prepare_structures(
 ) -> Prepared:
     """Crystals and molecules: a model of structures draws what the system prompts for."""
     system = family.from_text(choice.text, **settings)
-    from gensci.models.structure_proposal import load_structure_proposal
+    from gensci.commands.structure_proposals import load_structure_proposal
 
     proposal, digest = load_structure_proposal(
         checkpoint, system.prompt(), device, **proposal_settings

@@ -19,7 +19,7 @@ _IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), dtype=np.float
 
 def cell_parameters(lattice: Array) -> Array:
     """(6,) a, b, c (Angstrom), alpha, beta, gamma (degrees) of lattice rows (3, 3)."""
-    return lattice_parameters(torch.from_numpy(np.asarray(lattice, np.float64))).numpy()
+    return lattice_parameters(torch.from_numpy(np.array(lattice, np.float64))).numpy()
 
 
 def cell_rows(parameters: Array) -> Array:
@@ -28,7 +28,7 @@ def cell_rows(parameters: Array) -> Array:
     Raises:
         ValueError: no cell has these parameters.
     """
-    values = torch.from_numpy(np.asarray(parameters, np.float64))
+    values = torch.from_numpy(np.array(parameters, np.float64))
     possible = (values > 0).all() and (values[3:] < 180).all() and lattice_volume(values) > 0
     if not possible:
         raise ValueError(f"no cell has the parameters {', '.join(f'{v:g}' for v in parameters)}")

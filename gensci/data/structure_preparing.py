@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -221,6 +222,8 @@ class Choice:
         Raises:
             GensciError: no row is left.
         """
+        for leftover in (*folder.glob(".*.partial"), *folder.glob(".*.old")):  # of killed runs
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         write_rejected(folder / REJECTED, self.rejected)
         (folder / ACCOUNT).unlink(missing_ok=True)  # written last: what has one is complete
         rows = {split: int((self.splits == split).sum()) for split in SPLITS}

@@ -227,9 +227,10 @@ def choose(
     """Different templates near a structure, as a model meets them when it is asked for many.
 
     Each is the best with probability 1/2; else one of the next four, in the order of the votes or
-    in the order of distance. Among polymorphs of one element every row is as near.
+    in the order of distance. Among polymorphs of one element every row is as near. The row is
+    left out of the pool, so it is novel to it, as a test row is.
     """
-    voted = pool.candidates(structure.numbers, NEAR, exclude)
+    voted = pool.candidates(structure.numbers, NEAR, exclude, novel=True)
     if len(np.unique(structure.numbers)) == 1:
         near = [pool.random(structure.numbers, rng, exclude) for _ in range(NEAR - 1)]
         near = [template for template in near if template is not None]

@@ -305,14 +305,14 @@ def _voted(
     near = near[weight[near] > 0]
     _, first, inverse = np.unique(code.ravel()[near], return_index=True, return_inverse=True)
     votes = np.bincount(inverse, weight[near])
-    if novel:
+    if novel and distance.max() > 0:  # a single element has nothing but its own composition
         votes[inverse[distance.ravel()[near] == 0]] *= -1
     for choice in np.argsort(-votes, kind="stable")[:k]:
         row, order = divmod(int(near[first[choice]]), size)
         yield row, order
 
 
-def _nearest(distance: Array, k: int, novel: bool) -> Iterator[tuple[int, int]]:
+def _nearest(distance: Array, k: int) -> Iterator[tuple[int, int]]:
     """Row and its best order by distance."""
     order = distance.argmin(-1)
     best = distance[np.arange(len(distance)), order]

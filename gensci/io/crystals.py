@@ -26,8 +26,8 @@ def write_crystals(folder: Path, samples: SampleSet) -> Array:
     """Write `samples.extxyz` and `cif/000000.cif`, ... with the same atoms in the same order.
 
     The number of a CIF and the `sample` of a frame are the row in `samples.npz`, whose numbers
-    these files repeat to 12 digits after the point; the weights, which sum to one, are in the
-    frames. Rows without weight or with infinite numbers are left out.
+    these files repeat to 12 digits after the point; the frames have the weights too, which sum to
+    one over all samples. Rows without weight or with infinite numbers are left out.
 
     Args:
         folder: the run folder.

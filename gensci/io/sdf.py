@@ -24,8 +24,8 @@ _ANGSTROM_PER_NM = 10.0
 def write_molecules(folder: Path, samples: SampleSet, smiles: Sequence[str]) -> np.ndarray:
     """Write `samples.sdf`: one record for each sample, all hydrogens explicit, in Angstrom.
 
-    Titles are the SMILES. The properties `sample`, the row in `samples.npz`, and `weight`, of which
-    all sum to one, follow. Coordinates have four digits: numbers are to be taken from
+    Titles are the SMILES. The properties are `sample`, the row in `samples.npz`, and `weight`,
+    which sums to one over all samples. Coordinates have four digits: numbers are to be taken from
     `samples.npz`. Left out are rows without weight, with infinite numbers, or whose SMILES is of
     other atoms than the row.
 

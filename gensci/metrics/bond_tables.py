@@ -1,7 +1,8 @@
 """Typical bond lengths in pm and valences, by which EDM decides whether an atom is stable.
 
 Ref: Hoogeboom et al. 2022, arXiv:2203.17003, appendix C.2; a bond of order 1, 2 or 3 is at most
-10, 5 or 3 pm longer than the table says.
+10, 5 or 3 pm longer than the table says. The published file knows C=S for one order of the two
+atoms only; here the order does not matter.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -150,15 +151,23 @@ def reduce_crystal(crystal: Crystal) -> ReducedCrystal:
     return ReducedCrystal(numbers, coordinates, matrix, cell_parameters(matrix))
 
 
-def _niggli(matrix: Array, coordinates: Array) -> tuple[Array, Array]:
+def niggli_vectors(matrix: Array) -> Array:
+    """Lattice vectors (3, 3) of the Niggli cell, with the tolerance that pymatgen has."""
     import spglib
 
     tolerance = _NIGGLI_TOLERANCE * abs(np.linalg.det(matrix)) ** (1 / 3)
-    reduced = spglib.niggli_reduce(matrix, eps=tolerance)
-    if reduced is None:
-        from pymatgen.core import Lattice
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # spglib announces another way to report errors
+        reduced = spglib.niggli_reduce(matrix, eps=tolerance)
+    if reduced is not None:
+        return reduced
+    from pymatgen.core import Lattice
 
-        reduced = Lattice(matrix).get_niggli_reduced_lattice().matrix
+    return np.array(Lattice(matrix).get_niggli_reduced_lattice().matrix)
+
+
+def _niggli(matrix: Array, coordinates: Array) -> tuple[Array, Array]:
+    reduced = niggli_vectors(matrix)
     fractional = coordinates @ matrix @ np.linalg.inv(reduced)
     return reduced, fractional - np.floor(fractional)
 

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gensci.core.elements import SYMBOLS
-from gensci.metrics.crystal_arrays import Crystal, cell_vectors, composition_key
+from gensci.metrics.crystal_arrays import (
+    Crystal,
+    cell_vectors,
+    composition_key,
+    niggli_vectors,
+)
 
 MIN_DISTANCE = 0.5  # Angstrom
 MIN_VOLUME = 0.1  # cubic Angstrom
@@ -63,18 +68,11 @@ def min_distance(crystal: Crystal) -> float:
     matrix = cell_vectors(np.asarray(crystal.lattice, dtype=np.float64))
     coordinates = np.asarray(crystal.coordinates, dtype=np.float64)
     # A skew cell has its short vectors elsewhere, so images are taken of a reduced one.
-    short = _reduced_basis(matrix)
+    short = niggli_vectors(matrix)
     off = (coordinates[first] - coordinates[second]) @ (matrix @ np.linalg.inv(short))
     off -= np.round(off)
     images = off[:, None] @ short + _IMAGES @ short
     return float(np.sqrt((images**2).sum(-1).min()))
-
-
-def _reduced_basis(matrix: np.ndarray) -> np.ndarray:
-    import spglib
-
-    reduced = spglib.niggli_reduce(matrix, eps=1e-5 * abs(np.linalg.det(matrix)) ** (1 / 3))
-    return matrix if reduced is None else reduced
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -10,7 +10,6 @@ import torch
 from torch import Generator, Tensor
 
 from gensci.core.errors import GensciError
-from gensci.core.lattice import lattice_matrix
 from gensci.core.protocols import Tensors
 from gensci.models.structure_proposal import (
     ROWS_AT_ONCE,
@@ -18,17 +17,16 @@ from gensci.models.structure_proposal import (
     Drawing,
     closes,
     draw_conformers,
+    read_crystals,
 )
 from gensci.nn.structure_constraints import ElementConstraint, SmilesConstraint
 from gensci.nn.structure_decoding import TokenTrack, Track, draw_slots, open_slots
 from gensci.nn.structure_network import StructureTransformer
 from gensci.nn.structure_sequence import (
-    FRACTION,
     Line,
     Prompted,
     begin,
     crystal_line,
-    physical_lattice,
     stack,
 )
 
@@ -138,18 +136,7 @@ class NewCrystals:
         with torch.no_grad():
             track = Track(self.network, batch, ~open_slots(batch))
             batch = draw_slots(track, self.drawing.solve(generator))
-        device = batch.ids.device
-        counts = torch.tensor([len(z) for z in compositions], device=device)
-        most = int(counts.max())
-        numbers = torch.zeros(len(counts), most, dtype=torch.long, device=device)
-        fractional = torch.zeros(len(counts), most, 3, device=device)
-        inside = torch.arange(most, device=device) < counts.unsqueeze(-1)
-        atoms = batch.learn & (batch.kind == FRACTION)
-        numbers[inside], fractional[inside] = batch.element[atoms], batch.value[atoms]
-        cells = (open_slots(batch) & (batch.kind != FRACTION)).nonzero()[:, 1].view(-1, 2)
-        slots = batch.value.gather(1, cells.unsqueeze(-1).expand(-1, -1, 3))
-        lattice = lattice_matrix(physical_lattice(slots, counts).double()).float()
-        return {"numbers": numbers, "fractional": fractional, "lattice": lattice}
+        return read_crystals(batch)
 
 
 class NewMolecules:

@@ -6,7 +6,7 @@ What solves slots and decodes tokens is handed in, so that this module knows net
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,6 @@ from gensci.nn.structure_frames import local_coordinates
 from gensci.nn.structure_network import StructureTransformer
 from gensci.nn.structure_sequence import (
     FRACTION,
-    LENGTHS,
     Batch,
     Prompted,
     crystal_line,
@@ -90,12 +89,16 @@ class CrystalProposal:
 
     Args:
         network: a model of crystals.
-        numbers: (N,) atomic numbers, grouped by element in ascending order.
+        numbers: (N,) atomic numbers in any order, which is that of the samples.
         drawing: how slots are drawn.
         prompt: training set and properties to write like.
-        templates: structures of the same composition to lead the model, best first, or None. Row
-            i of a draw is led by template i modulo their number.
+        templates: structures of the same composition to lead the model, their atoms by element in
+            ascending order (see `ordered`); None among them stands for no template. Row i of a
+            draw is led by template i modulo their number.
         guided: whether a second prompt without properties takes part (classifier-free guidance).
+
+    Raises:
+        UsageError: more atoms than the model knows.
     """
 
     def __init__(
@@ -104,13 +107,15 @@ class CrystalProposal:
         numbers: Sequence[int],
         drawing: Drawing,
         prompt: Prompted | None = None,
-        templates: Sequence[Ordered] | None = None,
+        templates: Sequence[Ordered | None] | None = None,
         guided: bool = False,
     ):
-        self.network = network.eval().requires_grad_(False)
-        self.numbers, self.drawing = np.asarray(numbers, np.int64), drawing
-        network.collator.check_size(len(self.numbers), "the composition")
-        self.prompt, self.templates = prompt or Prompted(), list(templates or ())
+        self.network, self.drawing = network.eval().requires_grad_(False), drawing
+        given = np.asarray(numbers, np.int64)
+        network.collator.check_size(len(given), "the composition")
+        self.order = torch.from_numpy(np.argsort(given, kind="stable"))
+        self.numbers, self.prompt = given[self.order.numpy()], prompt or Prompted()
+        self.templates = list(templates or [None])
         self.guided = guided and bool(self.prompt.properties)
 
     @property
@@ -118,74 +123,65 @@ class CrystalProposal:
         """Of the weights."""
         return next(self.network.parameters()).device
 
-    def _batch(self, n: int, prompt: Prompted, first: int = 0) -> Batch:
-        """Sequences in full length with open slots; row i takes template ``first + i``."""
-        atoms = len(self.numbers)
-        cell, inside = np.full(6, 90.0, np.float32), np.zeros((atoms, 3), np.float32)
-        kinds = max(1, len(self.templates))
-        chosen = [self.templates[k] if self.templates else None for k in range(kinds)]
+    def _batch(self, which: Tensor, prompt: Prompted) -> Batch:
+        """Sequences in full length with open slots, led by templates ``which`` (n,)."""
+        cell = np.full(6, 90.0, np.float32)
+        inside = np.zeros((len(self.numbers), 3), np.float32)
         lines = [
             crystal_line(
                 self.network.vocabulary, self.numbers, prompt, cell, inside, template,
                 None if template is None else True,
             )
-            for template in chosen
+            for template in self.templates
         ]  # fmt: skip
-        rows = (torch.arange(n) + first) % kinds
-        return stack(lines).rows(rows).to(self.device)
+        return stack(lines).rows(which % len(lines)).to(self.device)
 
     def sample(self, n: int, generator: Generator) -> Tensors:
-        """Draws {"numbers", "fractional", "lattice"} of n crystals, all with cells of a volume."""
-        parts = [
-            self._some(min(ROWS_AT_ONCE, n - k), k, generator) for k in range(0, n, ROWS_AT_ONCE)
-        ]
+        """Draws {"numbers", "fractional", "lattice"} of n crystals whose cells have a volume."""
+        sizes = [(k, min(ROWS_AT_ONCE, n - k)) for k in range(0, n, ROWS_AT_ONCE)]
+        parts = [self._some(torch.arange(k, k + size), generator) for k, size in sizes]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _some(self, n: int, first: int, generator: Generator) -> Tensors:
-        x = self._draw(torch.arange(first, first + n), generator)
+    def _some(self, which: Tensor, generator: Generator) -> Tensors:
+        x = self._draw(which, generator)
         for _ in range(TRIES):
             bad = (~closes(x["lattice"])).nonzero().squeeze(-1)
             if not len(bad):
                 break
-            again = self._draw(first + bad.cpu(), generator)
-            for name, value in again.items():
+            for name, value in self._draw(which[bad.cpu()], generator).items():
                 x[name][bad] = value
         return x
 
-    def _draw(self, which: Tensor, generator: Generator) -> Tensors:
+    def tracks(self, which: Tensor) -> list[Track]:
+        """Rows led by templates ``which`` (n,), under every prompt that takes part."""
         prompts = [self.prompt] + [Prompted(self.prompt.source)] * self.guided
-        batches = [self._batch(1, prompt) for prompt in prompts]
-        kinds = max(1, len(self.templates))
-        if kinds > 1:
-            batches = [self._batch(kinds, prompt) for prompt in prompts]
-        rows = (which % kinds).to(self.device)
-        batches = [batch.rows(rows) for batch in batches]
+        batches = [self._batch(which, prompt) for prompt in prompts]
         with torch.no_grad():
-            tracks = [Track(self.network, batch, ~open_slots(batch)) for batch in batches]
-            drawn = draw_slots(tracks[0], self.drawing.solve(generator), tuple(tracks[1:]))
-        return self._read(drawn)
+            return [Track(self.network, batch, ~open_slots(batch)) for batch in batches]
 
-    def _read(self, batch: Batch) -> Tensors:
-        atoms, n = len(self.numbers), batch.places[0]
-        start = first_slot(batch)
-        slots = batch.value[:, start : start + 2]
-        cell = physical_lattice(slots, torch.full((n,), atoms, device=slots.device))
-        numbers = torch.as_tensor(self.numbers, device=slots.device).expand(n, -1).clone()
-        return {
-            "numbers": numbers,
-            "fractional": batch.value[:, start + 2 : start + 2 + atoms],
-            "lattice": lattice_matrix(cell.double()).float(),
-        }
+    def _draw(self, which: Tensor, generator: Generator) -> Tensors:
+        first, *others = self.tracks(which)
+        with torch.no_grad():
+            drawn = draw_slots(first, self.drawing.solve(generator), tuple(others))
+        return self.in_order(read_crystals(drawn))
+
+    def in_order(self, x: Tensors) -> Tensors:
+        """Crystals with their atoms in the order that was asked for."""
+        back = self.order.argsort().to(x["numbers"].device)
+        return {**x, **{name: x[name][:, back] for name in ("numbers", "fractional")}}
 
     def log_prob(self, x: Tensors) -> Tensor:
-        """Log-density (n,) in nats of crystals whose atoms stand in the order of ``numbers``."""
+        """Log-density (n,) in nats of crystals whose atoms stand in the order of the samples.
+
+        Row i is judged under the template that leads row i of a draw.
+        """
         n = len(x["fractional"])
-        batch = self._batch(n, self.prompt)
+        batch = self._batch(torch.arange(n), self.prompt)
         cells = lattice_parameters(x["lattice"].double()).cpu().numpy()
         slots = np.stack([normal_lattice(cell, len(self.numbers)) for cell in cells])
-        start = first_slot(batch)
-        batch.value[:, start : start + 2] = torch.from_numpy(slots).to(batch.value)
-        batch.value[:, start + 2 : start + 2 + len(self.numbers)] = x["fractional"].to(batch.value)
+        atoms = x["fractional"][:, self.order.to(x["fractional"].device)]
+        values = torch.cat((torch.from_numpy(slots).to(atoms), atoms), 1)
+        batch.value[open_slots(batch)] = values.flatten(0, 1).to(batch.value)
         return slot_log_prob(self.network, batch, self.drawing)
 
     def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
@@ -194,9 +190,38 @@ class CrystalProposal:
         return x, self.log_prob(x)
 
 
-def first_slot(batch: Batch) -> int:
-    """The place of the lattice lengths that are learned, the same in all rows."""
-    return int(((batch.kind[0] == LENGTHS) & batch.learn[0]).nonzero()[0])
+def read_crystals(batch: Batch) -> Tensors:
+    """Numbers, fractional coordinates and lattices of drawn sequences, padded with zeros."""
+    atoms = batch.learn & (batch.kind == FRACTION)
+    counts, device = atoms.sum(1), batch.ids.device
+    most = int(counts.max())
+    numbers = torch.zeros(len(counts), most, dtype=torch.long, device=device)
+    fractional = torch.zeros(len(counts), most, 3, device=device)
+    inside = torch.arange(most, device=device) < counts.unsqueeze(-1)
+    numbers[inside], fractional[inside] = batch.element[atoms], batch.value[atoms]
+    slots = batch.value[open_slots(batch) & ~atoms].view(-1, 2, 3)
+    lattice = lattice_matrix(physical_lattice(slots, counts).double()).float()
+    return {"numbers": numbers, "fractional": fractional, "lattice": lattice}
+
+
+class MostLikely:
+    """The likeliest of several draws, for every sample.
+
+    Args:
+        proposal: draws; of n times ``tries`` rows each run of ``tries`` gives one sample.
+        judge: has ``log_prob``; a proposal without templates, so that all compete alike.
+        tries: how many draws a sample is chosen from.
+    """
+
+    def __init__(self, proposal: Any, judge: Any, tries: int):
+        self.proposal, self.judge, self.tries = proposal, judge, tries
+
+    def sample(self, n: int, generator: Generator) -> Tensors:
+        """The likeliest of each run of draws."""
+        x = self.proposal.sample(n * self.tries, generator)
+        score = self.judge.log_prob(x).view(n, self.tries)
+        best = score.argmax(1) + self.tries * torch.arange(n, device=score.device)
+        return {name: value[best.to(value.device)] for name, value in x.items()}
 
 
 def closes(lattice: Tensor) -> Tensor:
@@ -327,8 +352,6 @@ def open_molecules(
 
     The slot of the first atom is not learned: it is the origin.
     """
-    from dataclasses import replace
-
     lines, starts = [], []
     for graph, pieces in items:
         n = len(graph.numbers)

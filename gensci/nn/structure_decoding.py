@@ -117,13 +117,18 @@ def draw_slots(track: Track, solve: Solve, others: tuple[Track, ...] = ()) -> Ba
         The batch with its values drawn.
     """
     while not track.finished:
-        rows = track.open.nonzero().squeeze(-1)
-        values = track.batch.value[rows, track.place]
-        if len(rows):
-            values = solve(*(one.denoiser(rows) for one in (track, *others)))
-        for one in (track, *others):
-            one.put(rows, values)
+        draw_slot(track, solve, others)
     return track.batch
+
+
+def draw_slot(track: Track, solve: Solve, others: tuple[Track, ...] = ()) -> None:
+    """Draw the slots of one place, and read them; see :func:`draw_slots`."""
+    rows = track.open.nonzero().squeeze(-1)
+    values = track.batch.value[rows, track.place]
+    if len(rows):
+        values = solve(*(one.denoiser(rows) for one in (track, *others)))
+    for one in (track, *others):
+        one.put(rows, values)
 
 
 class TokenTrack:

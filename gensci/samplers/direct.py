@@ -74,6 +74,8 @@ class Direct(OneShot):
         kept, rejected = drop_rejected(joined, torch.isfinite(joined.log_weight))
         remedy = "mcmc" if kept.log_proposal is None else "importance"
         advice = f"these are draws of the model alone: use the {remedy} sampler to correct them"
+        if kept.log_target is None:
+            advice = "these are draws of the model alone, and there is no target to correct them by"
         report = verdict(ess=float(len(kept)), ess_fraction=len(kept) / len(joined), advice=advice)
         if kept.log_target is not None:
             report["zero_target_density"] = int((~torch.isfinite(kept.log_target)).sum())

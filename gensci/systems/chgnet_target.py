@@ -161,7 +161,9 @@ class ChgnetTarget:
         return values
 
     def _energies(self, graphs: list[Any]) -> list[float]:
-        found = self.network.predict_graph(graphs, task="e", batch_size=self.batch_size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, on how CHGNet makes tensors
+            found = self.network.predict_graph(graphs, task="e", batch_size=self.batch_size)
         found = [found] if len(graphs) == 1 else found
         return [float(item["e"]) for item in found]
 

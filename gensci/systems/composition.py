@@ -167,7 +167,7 @@ def _unread(text: str, position: int) -> SystemTextError:
     sign = text[position]
     hint = recased(text)
     remedy = f"did you mean {hint}? {_LIKE}" if hint else _LIKE
-    if sign.isdigit():
+    if sign in "0123456789":
         return SystemTextError(f"composition {text!r} begins with a number", _LIKE)
     return SystemTextError(f"composition {text!r}: {sign!r} is no element", remedy)
 

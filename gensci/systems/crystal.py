@@ -154,27 +154,26 @@ def _declare(parser: Any) -> None:
         parser.add_argument(f"--{name}", type=float | None, default=None)
     for name in ("elements", "style"):
         parser.add_argument(f"--{name}", type=str | None, default=None)
-    parser.add_argument("--target", type=str, default="distance")
+    parser.add_argument("--target", type=str | None, default="distance")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     parser.add_argument("--templates", type=bool, default=False)
 
 
 def _words(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Yes and no as true and false; no target as a word, since null is no text."""
+    """Yes and no as true and false, and lists as texts."""
     plain = {}
     for text, value in settings.items():
         name, word = text.replace("-", "_"), str(value).strip().lower()
-        if name == "target" and word in ("none", "null"):
-            value = ""
         if name == "templates":
             value = {"yes": "true", "no": "false"}.get(word, value)
         plain[text] = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
     return plain
 
 
-def _target_names(text: str) -> tuple[str, ...]:
+def _target_names(text: str | None) -> tuple[str, ...]:
     """The parts of ``distance+charge``, each once."""
-    names = [part.strip().lower() for part in text.replace(",", "+").split("+") if part.strip()]
+    parts = (text or "").replace(",", "+").split("+")
+    names = [part.strip().lower() for part in parts if part.strip()]
     for name in names:
         if name not in TARGETS:
             hint = did_you_mean(name, list(TARGETS))

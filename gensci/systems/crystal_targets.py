@@ -54,8 +54,8 @@ class DistanceTarget:
         """Return what :meth:`log_prob` says of the atoms that have a place so far.
 
         Args:
-            x: with ``placed`` (n,), how many atoms have coordinates; without a lattice nothing can
-                be wrong yet.
+            x: with ``placed`` (n,), how many of the atoms, the first, have coordinates; without a
+                lattice nothing can be wrong yet.
             step: not looked at.
         """
         if "lattice" not in x:
@@ -107,6 +107,10 @@ class ChargeNeutralTarget:
         neutral = [is_neutral(_composition(row)) for row in x["numbers"].tolist()]
         allowed = torch.tensor(neutral, dtype=torch.bool, device=x["numbers"].device)
         return torch.where(allowed, 0.0, -torch.inf)
+
+    def log_twist(self, x: Tensors, step: int) -> Tensor:
+        """Return the same: all elements are chosen before any is placed."""
+        return self.log_prob(x)
 
 
 class SumTarget:

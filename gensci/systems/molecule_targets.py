@@ -63,11 +63,15 @@ class MmffTarget:
     def log_prob_and_grad(self, x: Tensors) -> tuple[Tensor, Tensors]:
         """Log-density (n,) and its gradient {"positions": (n, atoms, 3)} in nats/nm."""
         positions = x["positions"].detach()
-        log_prob = self._masked(positions, self.energy(x))
-        unit = _KILOCALORIE * _ANGSTROM_PER_NM
-        rows = [self._field.CalcGrad(row) for row in _angstrom(positions)]
-        force = -unit * torch.tensor(rows, dtype=torch.float64).reshape(positions.shape)
-        gradient = force.to(positions) / self.kt
+        # The gradient takes its distances from the last energy, so both are worked out in turn.
+        found = [
+            (self._field.CalcEnergy(row), self._field.CalcGrad(row)) for row in _angstrom(positions)
+        ]
+        energy = torch.tensor([value for value, _ in found], dtype=torch.float64)
+        log_prob = self._masked(positions, _KILOCALORIE * energy.to(positions))
+        slope = torch.tensor([row for _, row in found], dtype=torch.float64)
+        unit = _KILOCALORIE * _ANGSTROM_PER_NM / self.kt
+        gradient = -unit * slope.reshape(positions.shape).to(positions)
         if self.centroid_scale is not None:
             gradient = gradient - positions.mean(1, keepdim=True) / self.centroid_scale**2
         usable = log_prob.isfinite()[:, None, None] & gradient.isfinite()

@@ -60,6 +60,7 @@ class SmilesSystem:
             UsageError: a setting that is unknown or cannot be used.
         """
         chosen = typed_settings(settings, "a molecule by SMILES", _declare_smiles)
+        chosen["target"] = chosen["target"] or "none"
         if chosen["target"] not in TARGETS:
             hint = did_you_mean(chosen["target"], list(TARGETS))
             raise UsageError(
@@ -194,7 +195,7 @@ class NewMolecules:
 
 
 def _declare_smiles(parser: Any) -> None:
-    parser.add_argument("--target", type=str, default="auto")
+    parser.add_argument("--target", type=str | None, default="auto")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
 
 

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 import torch
-
 from crystal_batches import KNOWN, batch, flat, pair
+
 from gensci.core.errors import UsageError
 
 pytest.importorskip("chgnet")
@@ -68,14 +68,16 @@ def test_the_energy_knows_no_translation_nor_choice_of_cell(target, truth):
 
 
 def test_relaxation_goes_downhill_to_the_known_cell_and_keeps_the_order(target, capfd):
-    numbers, places, lattice = KNOWN["salt"]
+    numbers, _, lattice = KNOWN["salt"]
     strained = (numbers, [[0, 0, 0], [0.52, 0.5, 0.47]], 1.05 * lattice)
     x = batch(strained, pair(0.1))
     before = target.energy(x)
     relaxed = target.relax(x, steps=60, max_force=0.05)
     assert capfd.readouterr().out == ""
     assert relaxed.energy[0] < before[0]
-    torch.testing.assert_close(target.energy(relaxed.x)[:1], relaxed.energy[:1], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        target.energy(relaxed.x)[:1], relaxed.energy[:1], rtol=1e-4, atol=1e-3
+    )
     assert relaxed.converged.tolist() == [True, False]
     assert relaxed.energy[1].isnan()
     assert torch.equal(relaxed.x["numbers"], x["numbers"])
@@ -87,7 +89,7 @@ def test_relaxation_goes_downhill_to_the_known_cell_and_keeps_the_order(target, 
 
 
 def test_too_few_steps_are_told(target):
-    numbers, places, lattice = KNOWN["salt"]
+    numbers, _, lattice = KNOWN["salt"]
     x = batch((numbers, [[0, 0, 0], [0.56, 0.5, 0.44]], 1.08 * lattice))
     relaxed = target.relax(x, steps=2)
     assert relaxed.converged.tolist() == [False]

@@ -235,7 +235,7 @@ class ScoringConstrained(Constrained):
         self, state: Obeying, tokens: torch.Tensor, lengths: torch.Tensor, parents: torch.Tensor
     ) -> tuple[torch.Tensor, Obeying]:
         """Return (m, k + 1, V) log-probabilities and the rows after their tokens."""
-        values, inner = self.model.score(state.inner, tokens, lengths, parents)  # type: ignore
+        values, inner = self.model.score(state.inner, tokens, lengths, parents)  # type: ignore[attr-defined]
         held = _take(state, parents)
         masked = [self._masked(values[:, 0], _present(held), held.used)]
         for place in range(tokens.shape[1]):

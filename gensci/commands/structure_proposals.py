@@ -1,0 +1,254 @@
+"""A structure model, its solver and decoder, and templates, put together for one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gensci.samplers  # noqa: F401  (registers solvers and decoders)
+from gensci.core.errors import UsageError
+from gensci.core.prompts import StructurePrompt
+from gensci.core.registry import did_you_mean
+from gensci.data.templates import TemplatePool
+from gensci.models.checkpoint import load_network
+from gensci.models.new_structures import NewCrystals, NewMolecules
+from gensci.models.structure_proposal import (
+    Drawing,
+    MostLikely,
+    chance_of_same,
+    ordered,
+)
+from gensci.models.structure_steps import StepwiseConformers, StepwiseCrystals
+from gensci.nn.smiles_tokens import SMILES_PIECES, tokenize
+from gensci.nn.structure_sequence import Prompted
+from gensci.nn.structure_vocabulary import ELEMENTS
+from gensci.samplers.decoders.base import make_decoder
+from gensci.samplers.solvers.base import make_solver
+from gensci.samplers.solvers.guidance import GuidedByCondition
+from gensci.systems.molecule_graph import graph_of
+
+TEMPLATES = "templates.safetensors"
+LEAST_CHANCE = 0.3  # templates that the model believes in less do not lead
+DENSITY = {"num_steps": 10, "method": "heun"}
+
+
+@dataclass(frozen=True)
+class ProposalSettings:
+    """How a structure model draws; given as ``--proposal.num_steps 20``.
+
+    Attributes:
+        solver: of the diffusion head, see `gensci list solvers`; ``solver.rho`` and others go to
+            it.
+        num_steps: of the solver; None for its own default.
+        temperature: of coordinates and cells; below one sharpens.
+        decoder: of tokens, see `gensci list decoders`; ``decoder.p`` and others go to it.
+        token_temperature: of decoders that have a temperature.
+        guidance: strength of the properties asked for; one is the model's own.
+        best_of: how many draws each sample is the likeliest of.
+        num_templates: how many retrieved structures are tried.
+    """
+
+    solver: str = "dpm-solver++"
+    num_steps: int | None = 16
+    temperature: float = 1.0
+    decoder: str = "ancestral"
+    token_temperature: float = 1.0
+    guidance: float = 1.0
+    best_of: int = 1
+    num_templates: int = 20
+
+
+def read_settings(given: Mapping[str, Any]) -> tuple[ProposalSettings, dict[str, dict[str, Any]]]:
+    """Settings by name, as text or values, and those of solver and decoder apart.
+
+    Raises:
+        UsageError: a setting is unknown or of the wrong kind.
+    """
+    kinds = {field.name: field for field in fields(ProposalSettings)}
+    chosen: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {"solver": {}, "decoder": {}}
+    for text, value in given.items():
+        name = text.replace("-", "_")
+        group, _, key = name.partition(".")
+        if key and group in nested:
+            nested[group][key] = value
+            continue
+        if name not in kinds:
+            hint = did_you_mean(name, list(kinds))
+            raise UsageError(
+                f"no setting --proposal.{text}", f"{hint}choose from: {', '.join(kinds)}"
+            )
+        chosen[name] = _typed(name, value, kinds[name].default)
+    settings = ProposalSettings(**chosen)
+    for name in ("guidance", "temperature"):
+        if not 0 <= getattr(settings, name) < 100:
+            raise UsageError(f"--proposal.{name} {getattr(settings, name)}", "give 0 to 100")
+    for name in ("best_of", "num_templates"):
+        if getattr(settings, name) < 1:
+            raise UsageError(f"--proposal.{name} {getattr(settings, name)}", "give 1 or more")
+    return settings, nested
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    if not isinstance(value, str) or kind is str:
+        return value
+    try:
+        return kind(value)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise UsageError(f"--proposal.{name} {value!r} cannot be used", f"give {wanted}") from None
+
+
+def load_structure_proposal(
+    checkpoint: str, prompt: StructurePrompt, device: torch.device, **settings: Any
+) -> tuple[Any, str]:
+    """The proposal of a structure model for a prompt.
+
+    Args:
+        checkpoint: name or folder.
+        prompt: what is wanted.
+        device: where to compute.
+        **settings: see `ProposalSettings`.
+
+    Returns:
+        The proposal and the SHA-256 of the weights.
+
+    Raises:
+        UsageError: a setting, or something that the model does not know.
+        CheckpointError: the checkpoint cannot be used, or is of another family.
+    """
+    chosen, nested = read_settings(settings)
+    network, meta = load_network(checkpoint)
+    family = getattr(network, "family", None)
+    if family != prompt.kind:
+        raise UsageError(
+            f"checkpoint {checkpoint!r} is no model of {prompt.kind}s",
+            "choose another --checkpoint (`gensci list checkpoints`)",
+        )
+    network = network.float().to(device)
+    steps = {} if chosen.num_steps is None else {"num_steps": chosen.num_steps}
+    drawing = Drawing(
+        make_solver(chosen.solver, {**steps, **nested["solver"]}),
+        chosen.temperature,
+        make_solver("flow-ode", DENSITY),
+        _guide(chosen.guidance),
+    )
+    start = read_prompt(network, prompt)
+    folder = Path(meta["folder"])
+    if prompt.kind == "crystal" and prompt.numbers is not None:
+        proposal = crystals(network, prompt, start, drawing, chosen, folder)
+    elif prompt.kind == "crystal":
+        decoder = make_decoder(chosen.decoder, _tokens(chosen, nested["decoder"]))
+        proposal = NewCrystals(network, decoder, drawing, start, prompt.elements, prompt.num_atoms)
+    elif prompt.smiles is not None:
+        graph = graph_of(prompt.smiles)
+        proposal = StepwiseConformers(network, graph, tokenize(prompt.smiles), drawing, start)
+        proposal = _chosen(proposal, proposal, chosen.best_of)
+    else:
+        decoder = make_decoder(chosen.decoder, _tokens(chosen, nested["decoder"]))
+        proposal = NewMolecules(
+            network, decoder, drawing, graph_of, start, pieces_of(prompt.elements), _small(prompt)
+        )
+    return proposal, meta["weights_sha256"]
+
+
+def read_prompt(network: Any, prompt: StructurePrompt) -> Prompted:
+    """Training set and standardised properties, refused where the model does not know them."""
+    if prompt.style is not None:
+        network.vocabulary.set_token(prompt.style)
+    shown = {}
+    for name, value in prompt.conditions.items():
+        network.vocabulary.property_token(name)
+        shown[name] = network.collator.standardised(name, value)
+    return Prompted(prompt.style, shown)
+
+
+def crystals(
+    network: Any,
+    prompt: StructurePrompt,
+    start: Prompted,
+    drawing: Drawing,
+    chosen: ProposalSettings,
+    folder: Path,
+) -> Any:
+    """The proposal of one composition, led by templates where they are wanted."""
+    plain = StepwiseCrystals(network, prompt.numbers, drawing, start)
+    templates = None
+    if prompt.templates:
+        if not (folder / TEMPLATES).is_file():
+            raise UsageError(
+                f"the checkpoint in {folder} brings no {TEMPLATES}",
+                "leave --system.templates out, or use a checkpoint that does",
+            )
+        pool = TemplatePool.load(folder / TEMPLATES)
+        templates = leading(network, pool, plain.numbers, start, chosen.num_templates)
+    guided = chosen.guidance != 1.0
+    proposal = StepwiseCrystals(network, prompt.numbers, drawing, start, templates, guided)
+    return _chosen(proposal, plain, chosen.best_of)
+
+
+def leading(
+    network: Any, pool: TemplatePool, numbers: Sequence[int], start: Prompted, most: int
+) -> list[Any]:
+    """Templates that the model believes in, best first, and None for free rows at the end.
+
+    Args:
+        network: a model of crystals.
+        pool: where templates are retrieved from.
+        numbers: (N,) atomic numbers in ascending order.
+        start: training set and properties.
+        most: how many are tried.
+    """
+    found = pool.candidates(torch.as_tensor(numbers).numpy(), k=most)
+    if not found:
+        return [None]
+    templates = [ordered(template)[1] for template in found]
+    chance = chance_of_same(network, numbers, templates, start)
+    rank = chance.argsort(descending=True, stable=True).tolist()
+    chosen = [templates[k] for k in rank if chance[k] >= LEAST_CHANCE]
+    return [*(chosen or [templates[rank[0]]]), None]
+
+
+def _chosen(proposal: Any, judge: Any, tries: int) -> Any:
+    return proposal if tries == 1 else MostLikely(proposal, judge, tries)
+
+
+def _guide(weight: float) -> Any:
+    if weight == 1.0:
+        return None
+    return lambda conditional, free: GuidedByCondition(conditional, free, weight)
+
+
+def _tokens(chosen: ProposalSettings, nested: Mapping[str, Any]) -> dict[str, Any]:
+    temperature = (
+        {} if chosen.token_temperature == 1.0 else {"temperature": chosen.token_temperature}
+    )
+    return {**temperature, **nested}
+
+
+def pieces_of(elements: Sequence[int] | None) -> list[str] | None:
+    """Pieces of SMILES that write only these elements, hydrogen among them."""
+    if elements is None:
+        return None
+    symbols = {ELEMENTS[number - 1] for number in elements}
+    atoms = {*ELEMENTS, *(symbol.lower() for symbol in ELEMENTS)}
+    kept = {*symbols, *(symbol.lower() for symbol in symbols), "H"}
+    return [piece for piece in SMILES_PIECES if piece not in atoms or piece in kept]
+
+
+def _small(prompt: StructurePrompt) -> Any:
+    if prompt.max_heavy_atoms is None and prompt.elements is None:
+        return None
+    allowed = None if prompt.elements is None else {1, *prompt.elements}
+
+    def accept(graph: Any) -> bool:
+        heavy = int((graph.numbers > 1).sum())
+        few = prompt.max_heavy_atoms is None or heavy <= prompt.max_heavy_atoms
+        return few and (allowed is None or allowed.issuperset(graph.numbers.tolist()))
+
+    return accept

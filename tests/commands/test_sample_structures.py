@@ -1,0 +1,174 @@
+"""`gensci sample` of crystals and molecules, with draws that a model could have made."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from crystal_batches import batch
+
+from gensci.__main__ import main
+from gensci.commands.draw import Request
+from gensci.commands.sampling import sample_system
+from gensci.io.crystals import read_crystals
+from gensci.io.sdf import read_molecules
+from gensci.io.trajectories import load_run
+
+pytest.importorskip("ase")
+pytest.importorskip("rdkit")
+
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+
+TEXTS = ["CCO", "C[NH3+]", "O=C=O"]
+
+
+def crystals(n, generator):
+    """Rutile with some noise; the first row has two atoms on top of each other."""
+    x = batch(*["rutile"] * n)
+    noise = torch.randn(x["fractional"].shape, generator=generator, dtype=torch.float64)
+    x["fractional"] = (x["fractional"] + 0.01 * noise) % 1
+    x["fractional"][0, 1] = x["fractional"][0, 0]
+    return {k: v.float() if v.is_floating_point() else v for k, v in x.items()}
+
+
+def conformers(text, n, seed=1):
+    mol = Chem.AddHs(Chem.MolFromSmiles(text))
+    rdDistGeom.EmbedMultipleConfs(mol, n, randomSeed=seed)
+    numbers = torch.tensor([[atom.GetAtomicNum() for atom in mol.GetAtoms()]] * n)
+    positions = np.stack([c.GetPositions() for c in mol.GetConformers()]) / 10
+    return {"numbers": numbers, "positions": torch.from_numpy(positions).float()}
+
+
+def molecules(n, generator):
+    """Molecules of different sizes with the number of their text as tokens."""
+    chosen = torch.arange(n) % len(TEXTS)
+    parts = [conformers(TEXTS[k], 1) for k in chosen.tolist()]
+    most = max(part["numbers"].shape[1] for part in parts)
+    pad = torch.nn.functional.pad
+    return {
+        "numbers": torch.cat([pad(p["numbers"], (0, most - p["numbers"].shape[1])) for p in parts]),
+        "positions": torch.cat(
+            [pad(p["positions"], (0, 0, 0, most - p["positions"].shape[1])) for p in parts]
+        ),
+        "tokens": chosen[:, None],
+    }
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """What the model was asked for; it draws without a network."""
+    calls = []
+
+    def load(checkpoint, prompt, device, **settings):
+        calls.append((checkpoint, prompt, settings))
+        if prompt.kind == "crystal":
+            draw = crystals
+        elif prompt.smiles:
+            draw = lambda n, generator: conformers(prompt.smiles, n)  # noqa: E731
+        else:
+            draw = molecules
+        read = lambda tokens: [TEXTS[k] for k in tokens[:, 0].tolist()]  # noqa: E731
+        return SimpleNamespace(sample=draw, smiles=read), "0" * 64
+
+    monkeypatch.setattr("gensci.commands.structure_proposals.load_structure_proposal", load)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def sample(*arguments):
+    return main(["sample", "--num-samples", "6", "--seed", "1", *arguments])
+
+
+def test_crystals_are_drawn_as_they_are_and_written_for_other_tools(asked, tmp_path, capsys):
+    assert sample("--system", "crystal:TiO2", "--formula-units", "2") == 0
+    folder = tmp_path / "results" / "TiO2"
+    run = load_run(folder)
+    checkpoint, prompt, _ = asked[0]
+    assert (checkpoint, prompt.numbers) == ("crystals", (22, 22, 8, 8, 8, 8))
+    assert run.meta["settings"]["sampler"] == "direct"
+    assert run.meta["settings"]["system.formula_units"] == 2
+    assert run.meta["verdict"]["zero_target_density"] == 1
+    x, _ = read_crystals(folder / "samples.extxyz")
+    assert torch.equal(x["numbers"], run.x["numbers"])
+    torch.testing.assert_close(x["fractional"].float(), run.x["fractional"])
+    torch.testing.assert_close(x["lattice"].float(), run.x["lattice"])
+    assert len(list((folder / "cif").iterdir())) == 6
+    assert "samples.npz samples.extxyz cif" in capsys.readouterr().out
+
+
+def test_the_same_command_again_continues_and_other_settings_are_refused(asked, tmp_path, capsys):
+    assert sample("--system", "TiO2", "--out", "o") == 0
+    assert sample("--system", "TiO2", "--out", "o") == 0
+    assert sample("--system", "TiO2", "--out", "o", "--system.target", "none") == 1
+    assert "system.target" in capsys.readouterr().err
+
+
+def test_settings_reach_the_model(asked):
+    extra = ("--proposal.num_steps", "20", "--checkpoint", "mine", "--system.band_gap", "1.5")
+    assert sample("--system", "crystal:*", "--system.elements", "Ti,O", *extra) == 0
+    checkpoint, prompt, settings = asked[0]
+    assert (checkpoint, settings) == ("mine", {"num_steps": "20"})
+    assert (prompt.numbers, prompt.elements) == (None, (8, 22))
+    assert prompt.conditions == {"band_gap": 1.5}
+    record = json.loads(Path("results/crystal-de-novo/run.json").read_text())
+    assert record["settings"]["proposal.num_steps"] == "20"
+    assert record["settings"]["checkpoint"] == "mine"
+
+
+def test_conformers_are_written_with_bonds_and_judged_by_mmff(asked, tmp_path):
+    assert sample("--system", "smiles:C[C@H](N)C(=O)O", "--out", "o") == 0
+    run = load_run(tmp_path / "o")
+    assert run.log_target.isfinite().all()
+    found, weight = read_molecules(tmp_path / "o" / "samples.sdf")
+    assert {Chem.MolToSmiles(Chem.RemoveHs(m)) for m in found} == {"C[C@H](N)C(=O)O"}
+    assert weight.tolist() == pytest.approx([1 / 6] * 6)
+    assert asked[0][0] == "molecules"
+
+
+def test_new_molecules_are_written_by_their_own_texts(asked, tmp_path):
+    assert sample("--system", "molecule:*", "--out", "o") == 0
+    found, _ = read_molecules(tmp_path / "o" / "samples.sdf")
+    seen = [Chem.MolToSmiles(Chem.RemoveHs(molecule)) for molecule in found]
+    assert seen == [Chem.CanonSmiles(text) for text in TEXTS * 2]
+
+
+def test_draws_without_a_density_cannot_be_weighted(asked, capsys):
+    assert sample("--system", "TiO2", "--sampler", "importance") == 2
+    assert "use one of: direct" in capsys.readouterr().err
+
+
+def test_a_table_of_formulas_gets_a_folder_each(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("gensci.commands.sampling.find_checkpoint", lambda name: None)
+    (tmp_path / "many.csv").write_text("formula\nTiO2\nTi2O4\n")
+    assert sample("--system", "many.csv", "--out", "o") == 0
+    batch_record = json.loads((tmp_path / "o" / "batch.json").read_text())
+    assert list(batch_record["systems"]) == ["TiO2", "Ti2O4"]
+    assert (tmp_path / "o" / "Ti2O4" / "cif" / "000005.cif").is_file()
+
+
+def test_python_gets_the_same_without_files(asked, tmp_path):
+    samples = sample_system("crystal:TiO2", 4, system_settings={"target": "none"}, seed=3)
+    assert samples.x["fractional"].shape == (4, 6, 3)
+    assert samples.log_target is None
+    assert "no target" in samples.meta["verdict"]["advice"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "sampler", "checkpoint"),
+    [
+        ("crystal", "direct", "crystals"),
+        ("smiles", "direct", "molecules"),
+        ("molecule", "direct", "molecules"),
+        ("peptide", "importance", "peptide-small"),
+        ("toy", "importance", ""),
+    ],
+)
+def test_every_family_has_its_own_sampler_and_checkpoint(family, sampler, checkpoint):
+    own = Request().for_family(family)
+    assert (own.sampler, own.checkpoint) == (sampler, checkpoint)
+    named = Request(sampler="smc", checkpoint="mine").for_family(family)
+    assert (named.sampler, named.checkpoint) == ("smc", "mine")
