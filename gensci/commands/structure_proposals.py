@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import gensci.samplers  # noqa: F401  (registers solvers and decoders)
+from gensci.core.elements import SYMBOLS
 from gensci.core.errors import UsageError
 from gensci.core.prompts import StructurePrompt
 from gensci.core.registry import did_you_mean
@@ -25,7 +26,6 @@ from gensci.models.structure_proposal import (
 from gensci.models.structure_steps import StepwiseConformers, StepwiseCrystals
 from gensci.nn.smiles_tokens import SMILES_PIECES, tokenize
 from gensci.nn.structure_sequence import Prompted
-from gensci.nn.structure_vocabulary import ELEMENTS
 from gensci.samplers.decoders.base import make_decoder
 from gensci.samplers.solvers.base import make_solver
 from gensci.samplers.solvers.guidance import GuidedByCondition
@@ -235,8 +235,8 @@ def pieces_of(elements: Sequence[int] | None) -> list[str] | None:
     """Pieces of SMILES that write only these elements, hydrogen among them."""
     if elements is None:
         return None
-    symbols = {ELEMENTS[number - 1] for number in elements}
-    atoms = {*ELEMENTS, *(symbol.lower() for symbol in ELEMENTS)}
+    symbols = {SYMBOLS[number - 1] for number in elements}
+    atoms = {*SYMBOLS, *(symbol.lower() for symbol in SYMBOLS)}
     kept = {*symbols, *(symbol.lower() for symbol in symbols), "H"}
     return [piece for piece in SMILES_PIECES if piece not in atoms or piece in kept]
 

@@ -305,7 +305,7 @@ def _voted(
     near = near[weight[near] > 0]
     _, first, inverse = np.unique(code.ravel()[near], return_index=True, return_inverse=True)
     votes = np.bincount(inverse, weight[near])
-    if novel and distance.max() > 0:  # a single element has nothing but its own composition
+    if novel and weight[near].min() < 1:  # an element alone has nothing but its own composition
         votes[inverse[distance.ravel()[near] == 0]] *= -1
     for choice in np.argsort(-votes, kind="stable")[:k]:
         row, order = divmod(int(near[first[choice]]), size)

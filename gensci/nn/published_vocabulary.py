@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from gensci.core.elements import SYMBOLS
 from gensci.core.errors import CheckpointError, UsageError
-from gensci.nn.structure_vocabulary import ELEMENTS
 
 FIRST = ("<pad>", "<bos>", "<eos>", "<unk>")
 LAST = ("<mask>", "<coord>", "<sg>")
@@ -56,12 +56,12 @@ class PublishedVocabulary:
     @classmethod
     def material(cls) -> PublishedVocabulary:
         """Elements and space groups, 355 tokens: crystals of given composition."""
-        return cls.of_dictionary([*ELEMENTS, *_space_groups(1)])
+        return cls.of_dictionary([*SYMBOLS, *_space_groups(1)])
 
     @classmethod
     def conditional_material(cls) -> PublishedVocabulary:
         """The same size, but properties in the place of the first seven space groups."""
-        return cls.of_dictionary([*ELEMENTS, *MARKERS, *_space_groups(1 + len(MARKERS))])
+        return cls.of_dictionary([*SYMBOLS, *MARKERS, *_space_groups(1 + len(MARKERS))])
 
     @property
     def sha256(self) -> str:
@@ -100,6 +100,6 @@ def _space_groups(first: int) -> list[str]:
 
 def _symbol(number: int) -> str:
     """Symbol of an atomic number."""
-    if not 1 <= number <= len(ELEMENTS):
-        raise UsageError(f"{number} is no atomic number", f"give 1 to {len(ELEMENTS)}")
-    return ELEMENTS[number - 1]
+    if not 1 <= number <= len(SYMBOLS):
+        raise UsageError(f"{number} is no atomic number", f"give 1 to {len(SYMBOLS)}")
+    return SYMBOLS[number - 1]

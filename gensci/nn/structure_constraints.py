@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from gensci.core.elements import SYMBOLS
 from gensci.core.errors import UsageError
 from gensci.nn.smiles_grammar import GrammarMask
-from gensci.nn.structure_vocabulary import ELEMENTS, Vocabulary
+from gensci.nn.structure_vocabulary import Vocabulary
 
 
 class Constraint(Protocol):
@@ -60,7 +61,7 @@ class ElementConstraint:
     ):
         if num_atoms is not None and not 1 <= num_atoms <= max_atoms:
             raise UsageError(f"num_atoms={num_atoms} is not usable", f"choose 1 to {max_atoms}")
-        allowed = set(range(1, len(ELEMENTS) + 1) if elements is None else elements)
+        allowed = set(range(1, len(SYMBOLS) + 1) if elements is None else elements)
         self.numbers = torch.zeros(len(vocabulary), dtype=torch.long)
         for token, number in vocabulary.element_tokens().items():
             self.numbers[token] = number if number in allowed else 0

@@ -6,14 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
+from gensci.core.elements import NUMBERS, SYMBOLS
 from gensci.core.errors import CheckpointError, UsageError
 
-ELEMENTS = tuple(
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
-    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy "
-    "Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf "
-    "Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
-)
 PAD, BEGIN, END, SLOT, COORDINATES = "<pad>", "<bos>", "<eos>", "<slot>", "<coord>"
 TEMPLATE, SAME, OTHER = "<template>", "<same>", "<other>"
 SPECIALS = (PAD, BEGIN, END, SLOT, COORDINATES, TEMPLATE, SAME, OTHER)
@@ -59,7 +54,7 @@ class Vocabulary:
             elements: whether the model writes crystals.
         """
         tokens = [*SPECIALS, *(f"<set:{s}>" for s in sets), *(f"<prop:{p}>" for p in properties)]
-        tokens += [f"{ELEMENT_PREFIX}{symbol}" for symbol in ELEMENTS if elements]
+        tokens += [f"{ELEMENT_PREFIX}{symbol}" for symbol in SYMBOLS if elements]
         return cls(tokens + [f"{PIECE_PREFIX}{piece}" for piece in pieces])
 
     def __len__(self) -> int:
@@ -112,7 +107,7 @@ class Vocabulary:
 
     def element(self, number: int) -> int:
         """The token of an atomic number."""
-        return self._index[ELEMENT_PREFIX + ELEMENTS[number - 1]]
+        return self._index[ELEMENT_PREFIX + SYMBOLS[number - 1]]
 
     def piece(self, text: str) -> int:
         """The token of a piece of SMILES."""
@@ -129,7 +124,7 @@ class Vocabulary:
     def element_tokens(self) -> dict[int, int]:
         """Atomic numbers by token."""
         return {
-            i: 1 + ELEMENTS.index(token[len(ELEMENT_PREFIX) :])
+            i: NUMBERS[token[len(ELEMENT_PREFIX) :]]
             for i, token in enumerate(self.tokens)
             if token.startswith(ELEMENT_PREFIX)
         }

@@ -3,10 +3,10 @@
 import gzip
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from named_peptides import shared_root
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdMolAlign
 
@@ -22,7 +22,6 @@ from gensci.metrics.molecules import (
     valid_molecules,
 )
 
-QM7 = Path(__file__).parents[3] / "shared" / "data" / "molecules" / "qm7.xyz.gz"
 CORNERS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / math.sqrt(3)
 
 
@@ -116,10 +115,9 @@ def test_tables_are_the_published_ones():
     assert len(valences) == 16
 
 
-@pytest.mark.skipif(not QM7.is_file(), reason="the shared data are not here")
 def test_qm7_is_as_stable_as_was_measured():
     molecules = []
-    with gzip.open(QM7, "rt") as file:
+    with gzip.open(shared_root() / "data" / "molecules" / "qm7.xyz.gz", "rt") as file:
         while head := file.readline().strip():
             file.readline()
             rows = [file.readline().split() for _ in range(int(head))]
