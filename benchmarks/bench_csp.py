@@ -17,6 +17,7 @@ No validity filter by default; --protocol.validity prediction|both as in `gensci
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -217,10 +218,21 @@ def ways(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Draw
 def kept_path(arguments: argparse.Namespace, way: str) -> Path:
     """Where the predictions of one way lie; settings that change them are in the name."""
     name = f"{arguments.set}-{way.replace(' ', '')}-seed{arguments.seed}-k{arguments.samples}"
+    if way != "model":
+        name += f"-{'+'.join(arguments.pool)}"
     if way.startswith("model"):
         solver = f"{arguments.solver}{arguments.num_steps}-T{arguments.temperature:g}"
-        name += f"-{Path(arguments.checkpoint).name}-{solver}-{arguments.style or 'nostyle'}"
+        weights = f"{Path(arguments.checkpoint).name}-{weights_digest(arguments.checkpoint)}"
+        name += f"-{weights}-{solver}-{arguments.style or 'nostyle'}"
     return FOLDER / f"{name}.npz"
+
+
+@functools.lru_cache(maxsize=1)
+def weights_digest(checkpoint: str) -> str:
+    """Eight digits that change with the weights."""
+    from gensci.models.checkpoint import find_checkpoint, sha256
+
+    return sha256(find_checkpoint(checkpoint) / "model.safetensors")[:8]
 
 
 def chosen_rows(table: StructureTable, rows: int | None, seed: int) -> list[int]:

@@ -36,7 +36,8 @@ def prepare(
     status 3: some rows are broken.
 
     Args:
-        source: perov-5, carbon-24, mp-20, mpts-52, wbm, qm7, qm9; or your own CSV with a column
+        source: perov-5, carbon-24, mp-20, mp-20-full, mpts-52, mpts-52-full, wbm, qm7 or qm9; or
+            your own CSV with a column
             cif or smiles, CIF, extended XYZ, SDF, list of SMILES, or folder of these.
         out: Folder of the set; by default data/structures/NAME.
         name: Of your own set, by default that of the file; models are told it.

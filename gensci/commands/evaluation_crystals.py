@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from gensci.commands.evaluation_inputs import Group, Results, rows_of
 from gensci.core.elements import SYMBOLS
 from gensci.core.errors import UsageError
 from gensci.core.random import stream
+from gensci.io.progress import ProgressReport
 from gensci.metrics.crystal_arrays import Crystal, composition_key
 from gensci.metrics.crystal_coverage import CUTOFFS, coverage, require_matminer
 from gensci.metrics.crystals import (
@@ -149,7 +151,10 @@ def judge_predictions(
     most = max(len(crystals) for crystals in given.predictions)
     protocol = protocol or Protocol(samples=min(20, most))
     references = list(rows_of(table.select(given.rows)))
-    found = match_predictions(given.predictions, references, protocol, jobs=jobs)
+    with ProgressReport("pairs") as progress:
+        found = match_predictions(
+            given.predictions, references, protocol, jobs=jobs, progress=progress
+        )
     report = Report(protocol=protocol.record())
     report.lines.append(f"protocol: {protocol.text}")
     _count_lines(report, given, len(table))
@@ -231,6 +236,7 @@ def template_pool(train: StructureTable) -> Any:
     """The structures of a training set as templates (`gensci.data.templates`)."""
     from gensci.data.templates import TemplatePool
 
+    print(f"making templates of {len(train)} training structures", file=sys.stderr)
     return TemplatePool.from_table(train)
 
 
@@ -348,7 +354,8 @@ def _cover(
     require_matminer()
     source = Counter(table.source).most_common(1)[0][0]
     cutoffs = CUTOFFS.get(source, CUTOFFS["mp-20"])
-    found = coverage(crystals, reference, cutoffs, jobs=jobs)
+    with ProgressReport("fingerprints") as progress:
+        found = coverage(crystals, reference, cutoffs, jobs=jobs, progress=progress)
     remark = f"(cutoffs {cutoffs[0]:g} structure, {cutoffs[1]:g} composition)"
     report.share("coverage_recall", found.recall, remark)
     report.share("coverage_precision", found.precision, remark)

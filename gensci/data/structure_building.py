@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gensci.core.errors import UsageError
 from gensci.data.crystal_texts import crystal, read_cif, read_extxyz_crystal, read_poscar
 from gensci.data.structure_readers import Record
 from gensci.data.structure_table import Kind, Structure, StructureTable
@@ -162,7 +163,11 @@ Built = tuple[StructureTable, list[int], list[Rejection]]
 
 
 def build_chunk(records: list[Record], rules: Rules, kind: Kind) -> Built:
-    """Table of the sound records, their positions in the list, and the others with reasons."""
+    """Table of the sound records, their positions in the list, and the others with reasons.
+
+    Raises:
+        UsageError: a package that is needed is not installed.
+    """
     rows, kept, rejected = [], [], []
     for position, record in enumerate(records):
         try:
@@ -170,6 +175,11 @@ def build_chunk(records: list[Record], rules: Rules, kind: Kind) -> Built:
                 raise ValueError(f"a {kind_of(record)} among {kind}s; prepare them apart")
             rows.append(build(record, rules))
             kept.append(position)
+        except ImportError as error:
+            raise UsageError(
+                f"preparing {kind}s needs {error.name}",
+                f"pip install 'gensci[{'materials' if kind == 'crystal' else 'molecules'}]'",
+            ) from error
         # readers of other packages raise anything on broken text, and one row must not end a run
         except Exception as error:
             broken = "large" if isinstance(error, TooLarge) else "broken"

@@ -30,6 +30,7 @@ class RawFile:
         size: in bytes, None where unknown.
         sha256: of its bytes, None where unknown.
         aliases: other names of copies with the same rows.
+        git_blob: the name that git gives to its content (SHA-1), None where unknown.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RawFile:
     size: int | None = None
     sha256: str | None = None
     aliases: tuple[str, ...] = ()
+    git_blob: str | None = None
 
 
 def obtain(
@@ -150,20 +152,31 @@ def verify(path: Path, url: str, file: RawFile) -> None:
         GensciError: size or checksum are others.
     """
     size = path.stat().st_size
-    digest = sha256(path)
-    wrong = file.size is not None and size != file.size
-    if wrong or (file.sha256 is not None and digest != file.sha256):
-        path.unlink()
-        raise GensciError(
-            f"{url} sent {size} bytes with SHA-256 {digest[:12]}..., expected are "
-            f"{file.size or 'any number of'} bytes with {(file.sha256 or 'any')[:12]}...",
-            "try again, or give a copy with --from FOLDER",
-        )
+    compared = [
+        ("size", file.size, size),
+        ("SHA-256", file.sha256, sha256(path) if file.sha256 else None),
+        ("git blob", file.git_blob, git_blob(path) if file.git_blob else None),
+    ]
+    for what, expected, found in compared:
+        if expected is not None and found != expected:
+            path.unlink()
+            raise GensciError(
+                f"{url} sent {size} bytes of {what} {found}, expected is {expected}",
+                "try again, or give a copy with --from FOLDER",
+            )
 
 
 def sha256(path: Path) -> str:
     """Of the bytes of a file."""
-    digest = hashlib.sha256()
+    return _digest(path, hashlib.sha256())
+
+
+def git_blob(path: Path) -> str:
+    """SHA-1 by which git knows the content of a file."""
+    return _digest(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode()))
+
+
+def _digest(path: Path, digest: Any) -> str:
     with path.open("rb") as handle:
         while block := handle.read(_BLOCK):
             digest.update(block)

@@ -88,7 +88,8 @@ def prepare_named(name: str, job: Job) -> Account:
         judged = [tables[split] for tables in apart for split in ("val", "test")]
         choice.keep_out(judged)
     files = {path.name: sha256(path) for path in paths.values()}
-    return choice.save(job.out, {"set": name, "seed": job.seed, "limit": job.limit, "files": files})
+    settings = {"set": name, "about": named.about, "seed": job.seed, "limit": job.limit}
+    return choice.save(job.out, {**settings, "files": files})
 
 
 def _by_recipe(name: str, named: NamedSet, paths: dict[RawFile, Path], job: Job) -> Account:

@@ -13,6 +13,7 @@ import json
 import math
 import re
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ _PROPERTY_NAMES = {
     "atomization_energy_kcal_mol": "atomization_energy",
 }
 _IDS = ("material_id", "id", "name", "mol_id", "idx")
+_QM7_ENERGIES = "tests/data/hof_qm7.txt"  # kcal/mol
 _NO_PROPERTIES = {"", "Unnamed: 0", "split", "year", *_IDS}
 _COMMENT = re.compile(r"([\w.:-]+)=(\"[^\"]*\"|\S+)")
 _FOLDER_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -83,7 +85,7 @@ def read_records(path: Path) -> Iterator[Record]:
         raise UsageError(f"{path.name} is of no known kind of file", f"known are {_KNOWN}")
     try:
         yield from reader(path)
-    except (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, json.JSONDecodeError) as e:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, csv.Error) as e:
         raise UsageError(f"{path} cannot be read ({e})", "is the file complete?") from e
 
 
@@ -175,6 +177,29 @@ def _frames(path: Path) -> Iterator[Record]:
             yield Record(where, name, "extxyz", "".join(lines), _properties(numbers))
 
 
+def _qm7(path: Path) -> Iterator[Record]:
+    """The molecules of QM7 in an archive of github.com/qmlcode/qml, with their energies."""
+    with tarfile.open(path) as archive:
+        inside = {m.name.split("/", 1)[-1]: m for m in archive.getmembers() if m.isfile()}
+
+        def text(name: str) -> str:
+            return archive.extractfile(inside[name]).read().decode()
+
+        names = sorted(n for n in inside if n.startswith("tests/qm7/") and n.endswith(".xyz"))
+        if not names or _QM7_ENERGIES not in inside:
+            raise UsageError(
+                f"{path} holds no tests/qm7 and {_QM7_ENERGIES}", f"known are {_KNOWN}"
+            )
+        rows = [line.split() for line in text(_QM7_ENERGIES).splitlines() if line.strip()]
+        energies = {row[0]: {"atomization_energy": float(row[1])} for row in rows}
+        for name in names:
+            count, _, *atoms = text(name).strip().split("\n")
+            frame = "\n".join([count.strip(), "", *atoms, ""])
+            file = name.rsplit("/", 1)[-1]
+            where = f"{path.name} {name}"
+            yield Record(where, file[: -len(".xyz")], "extxyz", frame, energies.get(file, {}))
+
+
 def _molfiles(path: Path) -> Iterator[Record]:
     """Molecules of an SDF, with the numbers among their data."""
     with _text(path) as file:
@@ -204,6 +229,7 @@ _READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".cif": _cifs,
     ".extxyz": _frames,
     ".xyz": _frames,
+    ".tar": _qm7,
     ".sdf": _molfiles,
     ".mol": _molfiles,
     ".smi": _lines,

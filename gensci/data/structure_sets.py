@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gensci.core.registry import normalise_name
 from gensci.data.structure_downloads import RawFile
-from gensci.data.structure_readers import Record, read_records
+from gensci.data.structure_readers import SPLITS, Record, read_records
 
 DRAW = "draw"  # the split of rows that validation and test rows are drawn from
 _RAW = "https://raw.githubusercontent.com"
@@ -46,7 +46,7 @@ class NamedSet:
 
     Attributes:
         parts: its files; of rows with equal ids the first stays.
-        about: one line for `gensci list`.
+        about: one line for the account of a preparation.
         official: the splits are the published ones and stay as they are, copies included.
         primitive: crystals are reduced to primitive cells; the published sets with a fixed number
             of atoms a row keep it, because that number is part of the question.
@@ -163,9 +163,29 @@ _WBM_VAL = RawFile(
     1_683_049,
     "5a2fe636cbac4759f600d0ecd1740289db9740eb90014f773dbe02cab9de0aa2",
 )
+_MP_FULL = tuple(
+    RawFile(f"mp_20_{split}.csv", f"{_CDVAE}/mp_20/{split}.csv", git_blob=blob)
+    for split, blob in {
+        "train": "b1c9d498565ac2fd8d075a51ff2ef5e51ba6c21f",
+        "val": "7efe4d7ebeb4f460ceaad35e5326c42111d9c9a1",
+        "test": "5dc643041df53f5ce4970a79930ad262b4f07acd",
+    }.items()
+)
+_MPTS_FULL = tuple(
+    RawFile(
+        f"mpts_52_{split}.csv.gz",
+        f"{_WYCKOFF}/{_HEAD}/data/mpts_52/{split}.csv.gz",
+        git_blob=blob,
+    )
+    for split, blob in {
+        "train": "1cbdeccff5767b963d75c8e07cf8bec40f764c94",
+        "val": "9d6d985473ca03ddc85e183186a186693ad78002",
+        "test": "d37baba33ecbdeac2bc7191ba3e15e48b315d3f4",
+    }.items()
+)
 _QM7 = RawFile(
     "qm7.tar.gz",
-    "https://codeload.github.com/qmlcode/qml/tar.gz/8bb833cdbb",
+    "https://codeload.github.com/qmlcode/qml/tar.gz/8bb833cdbbe69405384d6796920c5418dc53b6ba",
     aliases=("qm7.xyz.gz",),
 )
 _QM9 = RawFile(
@@ -211,6 +231,20 @@ SETS: dict[str, NamedSet] = {
         primitive=False,
         max_atoms=52,
         keep_out=("mp-20",),
+    ),
+    "mp-20-full": NamedSet(
+        tuple(Part(f, split, source="mp-20") for f, split in zip(_MP_FULL, SPLITS, strict=True)),
+        "all of MP-20, official split (Jain 2013, CDVAE); checkpoints here have not seen it",
+        official=True,
+        primitive=False,
+    ),
+    "mpts-52-full": NamedSet(
+        tuple(
+            Part(f, split, source="mpts-52") for f, split in zip(_MPTS_FULL, SPLITS, strict=True)
+        ),
+        "all of MPTS-52, official split by year; checkpoints here have not seen it",
+        official=True,
+        primitive=False,
     ),
     "wbm": NamedSet(
         (Part(_WBM_VAL),),

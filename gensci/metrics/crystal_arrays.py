@@ -83,7 +83,8 @@ class Crystal:
 
 def cell_volume(parameters: Array) -> Array:
     """Volumes (...) in cubic Angstrom of cells (..., 6); NaN where no such cell exists."""
-    x, y, z = np.moveaxis(np.cos(np.deg2rad(parameters[..., 3:])), -1, 0)
+    cosines = np.cos(np.deg2rad(parameters[..., 3:]))
+    x, y, z = cosines[..., 0], cosines[..., 1], cosines[..., 2]
     with np.errstate(invalid="ignore"):
         flatness = np.sqrt(1 - x * x - y * y - z * z + 2 * x * y * z)
     return parameters[..., :3].prod(-1) * flatness
@@ -91,8 +92,9 @@ def cell_volume(parameters: Array) -> Array:
 
 def cell_vectors(parameters: Array) -> Array:
     """Lattice vectors as rows (..., 3, 3), a along x and b in the xy plane, of cells (..., 6)."""
-    a, b, c = np.moveaxis(parameters[..., :3], -1, 0)
-    cos_alpha, cos_beta, cos_gamma = np.moveaxis(np.cos(np.deg2rad(parameters[..., 3:])), -1, 0)
+    a, b, c = parameters[..., 0], parameters[..., 1], parameters[..., 2]
+    cosines = np.cos(np.deg2rad(parameters[..., 3:]))
+    cos_alpha, cos_beta, cos_gamma = cosines[..., 0], cosines[..., 1], cosines[..., 2]
     sin_gamma = np.sin(np.deg2rad(parameters[..., 5]))
     matrix = np.zeros((*parameters.shape[:-1], 3, 3))
     matrix[..., 0, 0] = a
@@ -107,7 +109,7 @@ def cell_parameters(matrix: Array) -> Array:
     """Lengths and angles in degrees (..., 6) of lattice vectors (..., 3, 3)."""
     lengths = np.sqrt((matrix**2).sum(-1))
     unit = matrix / lengths[..., None]
-    a, b, c = np.moveaxis(unit, -2, 0)
+    a, b, c = unit[..., 0, :], unit[..., 1, :], unit[..., 2, :]
     cosines = np.stack([(b * c).sum(-1), (a * c).sum(-1), (a * b).sum(-1)], -1)
     return np.concatenate([lengths, np.rad2deg(np.arccos(cosines.clip(-1, 1)))], -1)
 

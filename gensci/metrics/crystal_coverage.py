@@ -76,7 +76,7 @@ def coverage(
     *,
     time_limit: float = 60.0,
     jobs: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Coverage:
     """COV-R and COV-P.
 
@@ -87,7 +87,7 @@ def coverage(
         cutoffs: such as ``CUTOFFS["mp-20"]``.
         time_limit: wall-clock seconds for the fingerprint of one crystal.
         jobs: worker processes.
-        progress: told how many fingerprints are ready.
+        progress: told how many of how many fingerprints are ready.
 
     Raises:
         UsageError: one of both sets is empty.
@@ -141,7 +141,7 @@ def fingerprints(
     *,
     time_limit: float = 60.0,
     jobs: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> list[Fingerprint | None]:
     """Fingerprints of crystals in parallel, None where one takes too long or has no neighbours.
 

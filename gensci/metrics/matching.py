@@ -127,7 +127,7 @@ def match_predictions(
     protocol: Protocol | None = None,
     *,
     jobs: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> MatchTable:
     """Compare the predictions of every reference with it.
 
@@ -137,7 +137,7 @@ def match_predictions(
         references: the truth.
         protocol: how to compare; one sample without a validity filter by default.
         jobs: worker processes; as many as there are cores where None. Results do not depend on it.
-        progress: told how many pairs are finished.
+        progress: told how many of how many pairs are finished.
 
     Raises:
         UsageError: the numbers of predictions and references differ.
@@ -169,7 +169,7 @@ def match_everyone(
     protocol: Protocol | None = None,
     *,
     jobs: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> MatchTable:
     """Every reference against all predictions of its composition: ``score()`` is METRe and cRMSE.
 
@@ -236,7 +236,7 @@ def _distances(
     crystals: list[Crystal],
     protocol: Protocol,
     jobs: int | None,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int, int], object] | None,
 ) -> Array:
     """Search for matches of all pairs that are still open; fills in ``status``."""
     cells = [cell for cell in where if status[cell] == _NAMED["no match"]]

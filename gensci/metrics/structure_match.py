@@ -147,8 +147,8 @@ def _whole_bases(matrix: Array, target: Array, tolerances: Tolerances) -> Array:
 
 
 def _whole_determinant(m: Array) -> Array:
-    cross = np.cross(m[:, 1], m[:, 2])
-    return (m[:, 0] * cross).sum(-1)
+    (a, b, c), (d, e, f), (g, h, i) = (m[:, row].T for row in range(3))
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _lll(matrix: Array) -> tuple[Array, Array]:
 
     Ref: Lenstra, Lenstra, Lovasz 1982, 10.1007/BF01457454.
     """
-    a, b, c = np.moveaxis(matrix, -2, 0)
+    a, b, c = matrix[:, 0], matrix[:, 1], matrix[:, 2]
     aa = (a * a).sum(-1)
     ab, ac = (a * b).sum(-1) / aa, (a * c).sum(-1) / aa
     b_rest = b - ab[:, None] * a

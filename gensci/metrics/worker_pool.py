@@ -61,7 +61,7 @@ def timed_map(
     *,
     time_limit: float,
     jobs: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> list[Outcome]:
     """Apply a function to every item in parallel, each under a time limit.
 
@@ -70,7 +70,7 @@ def timed_map(
         items: can be pickled.
         time_limit: wall-clock seconds for one item.
         jobs: worker processes; as many as there are cores where None.
-        progress: told how many items are finished, now and then.
+        progress: told how many of how many items are finished, now and then.
 
     Returns:
         The outcomes in the order of the items.
@@ -95,7 +95,7 @@ class _Run:
         items: Sequence[Any],
         time_limit: float,
         jobs: int | None,
-        progress: Callable[[int], None] | None,
+        progress: Callable[[int, int], object] | None,
     ) -> None:
         self.function, self.items, self.time_limit = function, items, time_limit
         self.jobs = min(jobs or available_cores(), -(-len(items) // 4) or 1)
@@ -190,7 +190,7 @@ class _Run:
     def _finish(self, index: int, outcome: Outcome) -> None:
         self.found[index] = outcome
         if self.progress is not None and (len(self.found) % 64 == 0 or len(self.found) == 1):
-            self.progress(len(self.found))
+            self.progress(len(self.found), len(self.items))
 
 
 def available_cores() -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from gensci.nn.edm_head import SPACE, TORUS, Condition, EdmHead
+from gensci.nn.frozen_edm_head import FrozenHead
 
 
 class SlotDenoiser:
@@ -17,13 +18,14 @@ class SlotDenoiser:
     by 1e-5), so the prior is uniform there.
 
     Args:
-        head: of the network.
+        head: of the network; frozen it is faster.
         condition: of the slots, from ``head.condition``.
     """
 
-    def __init__(self, head: EdmHead, condition: Condition):
+    def __init__(self, head: EdmHead | FrozenHead, condition: Condition):
         self.head, self.condition = head, condition
         self.torus = condition.torus.squeeze(-1)
+        self._flags = tuple(self.torus.tolist())
         ones = torch.ones(len(self.torus), device=self.torus.device)
         self._range = tuple(
             torch.where(self.torus, ones * on_torus, ones * in_space)
@@ -39,6 +41,8 @@ class SlotDenoiser:
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x] (n, 3) at noise (n,)."""
+        if isinstance(self.head, FrozenHead):
+            return self.head.denoise(x, sigma, self.condition, self._flags)
         return self.head.denoise(x, sigma, self.condition)
 
     def prior(self, generator: Generator) -> Tensor:

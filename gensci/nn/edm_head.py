@@ -178,7 +178,7 @@ class EdmHead(nn.Module):
         terms = c.terms[..., -1, :, :] + level[..., -1, :, :]
         return self.leave(torch.addcmul(terms[..., 1, :], self.norm(u), 1 + terms[..., 0, :]))
 
-    def _torus_unit(self, sigma: Tensor) -> Tensor:
+    def torus_unit(self, sigma: Tensor) -> Tensor:
         """Root mean square displacement (...) on the torus, from the table."""
         step = self.log_sigmas[1] - self.log_sigmas[0]
         place = ((sigma.log() - self.log_sigmas[0]) / step).clamp(0, len(self.scales) - 1.001)
@@ -186,20 +186,25 @@ class EdmHead(nn.Module):
         scales = self.scales.to(sigma.dtype)
         return sigma * torch.lerp(scales[k], scales[k + 1], place - k)
 
-    def denoise(self, x: Tensor, sigma: Tensor, c: Condition) -> Tensor:
+    def denoise(
+        self, x: Tensor, sigma: Tensor, c: Condition, level: Tensor | None = None
+    ) -> Tensor:
         """E[x0 | x] (n, 3); on the torus x plus the expected displacement.
 
         Args:
             x: (n, 3) noisy vectors; any image on the torus.
             sigma: (n,) noise.
             c: from :meth:`condition`.
+            level: from :meth:`by_level`, of one row where all are alike; computed by default.
         """
-        same = bool((sigma == sigma[0]).all() and (c.torus == c.torus[0]).all())
-        rows = slice(0, 1) if same else slice(None)
-        out = self.raw(x, sigma, c, self.by_level(sigma[rows], c.torus[rows])).to(x.dtype)
+        if level is None:
+            same = bool((sigma == sigma[0]).all() and (c.torus == c.torus[0]).all())
+            rows = slice(0, 1) if same else slice(None)
+            level = self.by_level(sigma[rows], c.torus[rows])
+        out = self.raw(x, sigma, c, level).to(x.dtype)
         s = sigma.unsqueeze(-1)
         space = (x + s * (1 + s * s).sqrt() * out) / (1 + s * s)
-        return torch.where(c.torus, x + self._torus_unit(sigma).unsqueeze(-1) * out, space)
+        return torch.where(c.torus, x + self.torus_unit(sigma).unsqueeze(-1) * out, space)
 
     def loss(
         self,
@@ -224,39 +229,56 @@ class EdmHead(nn.Module):
             hint, hinted: as for :meth:`condition`.
             repeats: noisy versions of every row.
         """
-        n = len(x0)
         hint = torch.zeros_like(x0) if hint is None else hint
         hinted = torch.zeros_like(torus) if hinted is None else hinted
-        z, x0, torus, hint, hinted = (
-            _grouped(part) for part in (z, x0, torus, hint, hinted.to(x0.dtype))
-        )
-        c = self.condition(z, torus, hint, hinted)
+        error = torch.zeros_like(x0[:, 0])
+        # Apart, since the same levels then serve all rows that are left, and half of the
+        # arithmetic is needed by one kind only.
+        for on_torus in (False, True):
+            rows = (torus == on_torus).nonzero().squeeze(-1)
+            if len(rows):
+                parts = (part[rows] for part in (z, x0, hint, hinted.to(x0.dtype)))
+                own = self._loss_of_kind(*parts, on_torus, generator, repeats)
+                error = error.index_copy(0, rows, own.to(error.dtype))
+        return error
+
+    def _loss_of_kind(
+        self,
+        z: Tensor,
+        x0: Tensor,
+        hint: Tensor,
+        hinted: Tensor,
+        on_torus: bool,
+        generator: torch.Generator,
+        repeats: int,
+    ) -> Tensor:
+        """As :meth:`loss`, of rows that are all on the torus or all in space."""
+        n = len(x0)
+        z, x0, hint, hinted = (_grouped(part) for part in (z, x0, hint, hinted))
+        flags = torch.full_like(hinted, on_torus, dtype=torch.bool)
         count = repeats * GROUPS
         place = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1.0
         place = place[torch.randperm(count, generator=generator)].view(repeats, 1, GROUPS)
-        sigma, level = self._levels(place.to(x0), c.torus)
+        sigma = _noise_of(place.to(x0), on_torus)
         noise = torch.randn(repeats, *x0.shape, generator=generator).to(x0)
         s = sigma.unsqueeze(-1)
         x = x0 + s * noise
-        out = self.raw(x, sigma, c, level).float()
-        space = (x0 * (1 + s * s) - x) / (s * (1 + s * s).sqrt())
-        on_torus = torus_displacement(x - x0, sigma) / self._torus_unit(sigma).unsqueeze(-1)
-        error = (out - torch.where(c.torus, on_torus, space)).square().mean(-1)
-        return error.mean(0).flatten()[:n]
+        level = self.by_level(sigma, torch.full_like(s, on_torus, dtype=torch.bool))
+        out = self.raw(x, sigma, self.condition(z, flags, hint, hinted), level).float()
+        if on_torus:
+            wanted = torus_displacement(x - x0, sigma) / self.torus_unit(sigma).unsqueeze(-1)
+        else:
+            wanted = (x0 * (1 + s * s) - x) / (s * (1 + s * s).sqrt())
+        return (out - wanted).square().mean((0, -1)).flatten()[:n]
 
-    def _levels(self, place: Tensor, torus: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise (repeats, rows, groups) and its modulation, from places in (0, 1)."""
+
+def _noise_of(place: Tensor, on_torus: bool) -> Tensor:
+    """Noise of training from places in (0, 1): log-uniform on the torus, log-normal in space."""
+    if on_torus:
         low, high = math.log(2 * TORUS.low), math.log(TORUS.high)
-        normal = math.sqrt(2) * torch.erfinv((2 * place - 1).clamp(-0.999, 0.999))
-        on_torus, in_space = (low + place * (high - low)).exp(), (1.6 * normal - 1.5).exp()
-        flags = torch.ones_like(place, dtype=torch.bool).unsqueeze(-1)
-        sigma = torch.where(torus.squeeze(-1), on_torus, in_space)
-        level = torch.where(
-            torus[..., None, None],
-            self.by_level(on_torus, flags),
-            self.by_level(in_space, ~flags),
-        )
-        return sigma, level
+        return (low + place * (high - low)).exp()
+    normal = math.sqrt(2) * torch.erfinv((2 * place - 1).clamp(-0.999, 0.999))
+    return (1.6 * normal - 1.5).exp()
 
 
 def _grouped(part: Tensor) -> Tensor:

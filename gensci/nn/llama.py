@@ -226,18 +226,24 @@ class Llama(nn.Module):
             Hidden states (B, h).
         """
         length = int(index.max()) + 1
+        together = bool((index == length - 1).all())
         rows = torch.arange(len(u), device=u.device)
-        seen = torch.arange(length, device=u.device) <= index[:, None]
-        cos, sin = (t[index][:, None, None] for t in self.rotary(length, cache.keys.dtype))
+        seen = None
+        if not together:
+            seen = (torch.arange(length, device=u.device) <= index[:, None])[:, None, None]
+        cos, sin = self.rotary(length, cache.keys.dtype)
+        cos, sin = (t[-1] if together else t[index][:, None, None] for t in (cos, sin))
         u = u[:, None]
         for i, layer in enumerate(self.layers):
             q, k, v = layer.project(u, cos, sin)
-            cache.keys[i, rows, :, index] = k[:, :, 0]
-            cache.values[i, rows, :, index] = v[:, :, 0]
+            if together:
+                cache.keys[i, :, :, length - 1] = k[:, :, 0]
+                cache.values[i, :, :, length - 1] = v[:, :, 0]
+            else:
+                cache.keys[i, rows, :, index] = k[:, :, 0]
+                cache.values[i, rows, :, index] = v[:, :, 0]
             known, stored = cache.keys[i, :, :, :length], cache.values[i, :, :, :length]
-            u = layer.finish(
-                u, F.scaled_dot_product_attention(q, known, stored, seen[:, None, None])
-            )
+            u = layer.finish(u, F.scaled_dot_product_attention(q, known, stored, seen))
         return self.norm(u)[:, 0]
 
     def _read(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gensci.nn.edm_denoiser import SlotDenoiser
 from gensci.nn.frames import to_global
+from gensci.nn.frozen_edm_head import FrozenHead
 from gensci.nn.llama import LlamaCache
 from gensci.nn.structure_constraints import Constraint
 from gensci.nn.structure_frames import frames_of
@@ -34,14 +35,17 @@ class Track:
 
     def __init__(self, network: StructureTransformer, batch: Batch, known: Tensor):
         self.network, self.batch, self.known = network, _copy(batch), known
+        self.head = FrozenHead(network.head)
         if batch.molecule is not None:
             self.batch = replace(self.batch, molecule=_copy(batch.molecule))
         length = batch.places[1]
         open_places = (~known).any(0).nonzero()
         self.place = int(open_places[0]) if len(open_places) else length
-        first = network.inputs(self.batch)[:, : self.place]
-        states, self.cache = network.backbone.prefill(first, length)
-        self.hidden = states[:, -1]
+        # Rows mostly share their prompt, which is then read once.
+        kinds, row = _distinct(self.batch, self.place + 1)
+        first = network.inputs(self.batch.rows(kinds))[:, : self.place]
+        states, cache = network.backbone.prefill(first, length)
+        self.cache, self.hidden = cache.select(row), states[row, -1]
 
     @property
     def finished(self) -> bool:
@@ -59,7 +63,7 @@ class Track:
         torus = (batch.kind[rows, self.place] == FRACTION) & network.periodic
         hint, hinted = batch.hint[rows, self.place], batch.hinted[rows, self.place]
         condition = network.head.condition(self.hidden[rows], torus, hint, hinted)
-        return SlotDenoiser(network.head, condition)
+        return SlotDenoiser(self.head, condition)
 
     def put(self, rows: Tensor, values: Tensor) -> None:
         """Write values (n, 3) into the slots of rows at this place, and read it."""
@@ -98,7 +102,7 @@ class Track:
     def select(self, rows: Tensor) -> Track:
         """A new track whose row i continues row ``rows[i]``; int64, repeats allowed."""
         other = object.__new__(Track)
-        other.network, other.place = self.network, self.place
+        other.network, other.head, other.place = self.network, self.head, self.place
         other.batch, other.known = self.batch.rows(rows), self.known[rows]
         other.cache, other.hidden = self.cache.select(rows), self.hidden[rows]
         return other
@@ -210,6 +214,22 @@ def _copy(batch: Batch | MoleculeBatch) -> Batch | MoleculeBatch:
     tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
     copied = {k: v.clone() for k, v in tensors.items() if isinstance(v, Tensor)}
     return replace(batch, **copied)
+
+
+def _distinct(batch: Batch, length: int) -> tuple[Tensor, Tensor]:
+    """Rows (k,) whose first places differ, and for every row (B,) which of them it equals."""
+    columns = _columns(batch, slice(length))
+    parts = [getattr(columns, f.name) for f in fields(columns) if f.name != "molecule"]
+    if batch.molecule is not None:
+        parts += [getattr(batch.molecule, f.name) for f in fields(batch.molecule)]
+    rows = torch.cat([part.double().flatten(1) for part in (p.unsqueeze(-1) for p in parts)], 1)
+    if bool((rows == rows[:1]).all()):
+        row = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        return row[:1], row
+    _, row = rows.unique(dim=0, return_inverse=True)
+    order = torch.arange(len(rows), device=rows.device)
+    kinds = torch.full((int(row.max()) + 1,), len(rows), device=rows.device)
+    return kinds.scatter_reduce(0, row, order, "amin"), row
 
 
 def _columns(batch: Batch, places: slice) -> Batch:

@@ -1,9 +1,12 @@
 """Records to tables: broken ones apart, killed runs continued."""
 
+import sys
+
 import numpy as np
 import pytest
 from structure_files import binaries, cif, random_crystal
 
+from gensci.core.errors import UsageError
 from gensci.data import structure_building
 from gensci.data.structure_building import Rules, build_table
 from gensci.data.structure_readers import Record
@@ -91,6 +94,12 @@ def test_several_processes_give_the_same_table(tmp_path, monkeypatch):
     one, *_ = build_table(rows, RULES, tmp_path / "one")
     two, *_ = build_table(rows, RULES, tmp_path / "two", jobs=2)
     assert_same(one, two)
+
+
+def test_a_missing_package_is_no_broken_row(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spglib", None)
+    with pytest.raises(UsageError, match=r"needs spglib; pip install 'gensci\[materials\]'"):
+        build_table(good(1), RULES, tmp_path)
 
 
 def test_an_empty_source_is_an_empty_table(tmp_path):

@@ -1,6 +1,7 @@
 """Downloads from a local server that misbehaves."""
 
 import hashlib
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from file_server import FileServer, serving
 
 from gensci.core.errors import GensciError, UsageError
 from gensci.data import structure_downloads
-from gensci.data.structure_downloads import RawFile, obtain
+from gensci.data.structure_downloads import RawFile, git_blob, obtain
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -66,9 +67,21 @@ def test_servers_without_ranges_send_it_all_again(tmp_path):
 @pytest.mark.parametrize("wrong", [CONTENT[:-1] + b"\0", CONTENT[:1000]])
 def test_other_bytes_are_refused_and_removed(tmp_path, wrong):
     with serving(FileServer({"x.csv": wrong})) as address:
-        with pytest.raises(GensciError, match=r"expected are 300000 bytes with [0-9a-f]{12}"):
+        with pytest.raises(GensciError, match=r"sent \d+ bytes of (SHA-256|size) .*expected is"):
             obtain(raw(address), tmp_path)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_git_names_are_those_of_git(tmp_path):
+    (tmp_path / "x").write_bytes(CONTENT)
+    named = subprocess.run(
+        ["git", "hash-object", "x"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert git_blob(tmp_path / "x") == named.stdout.strip()
+    with serving(FileServer({"x.csv": CONTENT})) as address:
+        obtain(RawFile("x.csv", f"{address}/x.csv", git_blob=git_blob(tmp_path / "x")), tmp_path)
+        with pytest.raises(GensciError, match="git blob"):
+            obtain(RawFile("y", f"{address}/x.csv", git_blob="0" * 40), tmp_path)
 
 
 def test_an_absent_file_fails_at_once(tmp_path):

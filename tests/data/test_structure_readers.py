@@ -1,11 +1,14 @@
 """Files of every known kind, split into records."""
 
 import gzip
+import io
+import tarfile
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.io import read
 from rdkit import Chem
 from rdkit.Chem import AllChem
 from structure_files import cif, cif_table, extxyz, jarvis_zip, random_crystal
@@ -98,6 +101,29 @@ def test_names_of_files_in_a_folder_are_splits(tmp_path):
     found = {record.id: record.split for record in records(tmp_path)}
     assert found == {"train.csv": "train", "valid.csv": "val", "test_1.csv": "test",
                      "more.csv": None}  # fmt: skip
+
+
+def test_the_archive_of_qm7_gives_energies_by_file(tmp_path):
+    files = {
+        "qml-8bb/tests/qm7/0002.xyz": "2\ncharge = 0\n H 0 0 0\n H 0 0 0.74\n",
+        "qml-8bb/tests/qm7/0001.xyz": "1\ncharge = 0\n C 1.0 2 3\n",
+        "qml-8bb/tests/data/hof_qm7.txt": "0001.xyz -417.0 -431.7\n0002.xyz -100.5 -1\n",
+        "qml-8bb/README.md": "more",
+    }
+    with tarfile.open(tmp_path / "qm7.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    first, second = records(tmp_path / "qm7.tar.gz")
+    assert (first.id, second.id) == ("0001", "0002")
+    assert second.properties == {"atomization_energy": -100.5}
+    atoms = read(io.StringIO(first.text), format="extxyz")
+    np.testing.assert_allclose(atoms.positions, [[1, 2, 3]])
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz"):
+        pass
+    with pytest.raises(UsageError, match="holds no tests/qm7"):
+        records(tmp_path / "other.tar.gz")
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -122,6 +122,18 @@ def test_official_splits_stay_as_they_are(tmp_path):
     assert np.isnan(sets["train"].properties["heat_ref"]).all()
 
 
+def test_full_sets_count_as_the_sets_that_models_know(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for k, split in enumerate(SPLITS):
+        cif_table(raw / f"mp_20_{split}.csv", rows(k), COLUMNS)
+    prepare_named("mp-20-full", Job(tmp_path / "m", origin=str(raw)))
+    sets = load(tmp_path / "m")
+    assert [(sets[s].ids, sets[s].source) for s in SPLITS] == [
+        ((f"mp-{k}",), ("mp-20",)) for k in range(3)
+    ]
+
+
 def test_a_limit_counts_each_split(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -160,8 +172,10 @@ def test_spellings_of_names(text):
     assert set_name("mp-2000") is None
 
 
-def test_every_file_says_where_it_is_published_and_most_how_large_it_is():
+def test_every_file_says_where_it_is_published_and_most_what_is_in_it():
     files: set[RawFile] = {file for named in SETS.values() for file in named.files}
     assert all(file.url.startswith("https://") for file in files)
-    assert {file.name for file in files if file.sha256 is None} <= {"qm7.tar.gz"}
+    unknown = {file.name for file in files if not (file.sha256 or file.git_blob)}
+    assert unknown == {"qm7.tar.gz"}
     assert all(len(file.sha256) == 64 and file.size for file in files if file.sha256)
+    assert all(len(file.git_blob) == 40 for file in files if file.git_blob)

@@ -150,6 +150,18 @@ def test_novel_puts_the_known_structure_of_a_composition_last():
     assert "known" in {t.id for t in novel}
 
 
+def test_novel_changes_nothing_for_one_element_alone():
+    def chain(name, gap):
+        return crystal(name, [6, 6], [[0, 0, 0], [0, 0, gap]], [3, 3, 4, 90, 90, 90])
+
+    pool = TemplatePool.from_table(
+        table(chain("rare", 0.5), *(chain(f"c{i}", 0.3) for i in range(3))), line_of_elements()
+    )
+    for novel in (False, True):
+        ids = [t.id for t in pool.candidates(np.array([6, 6]), exclude={"c0"}, novel=novel)]
+        assert ids[0] == "c1"  # of the most frequent prototype
+
+
 def test_storage_keeps_every_answer(tmp_path, pool):
     pool.save(tmp_path / "pool.safetensors")
     loaded = TemplatePool.load(tmp_path / "pool.safetensors")

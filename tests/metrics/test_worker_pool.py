@@ -42,8 +42,9 @@ def test_workers_are_used_again():
 
 def test_progress_counts_up_to_what_is_done():
     seen = []
-    timed_map(eval, ["0"] * 130, time_limit=30, jobs=1, progress=seen.append)
-    assert seen == [1, 64, 128]
+    items = ["0"] * 130
+    timed_map(eval, items, time_limit=30, jobs=1, progress=lambda *counts: seen.append(counts))
+    assert seen == [(1, 130), (64, 130), (128, 130)]
 
 
 def test_nothing_to_do():
