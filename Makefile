@@ -26,11 +26,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.sample-installed: $(SETUP) | $(BIN)/python
-	$(INSTALL) -e '.[peptides]'
+	$(INSTALL) -e '.[peptides,materials,molecules]'
 	@touch $@
 
 $(VENV)/.test-installed: $(SETUP) | $(BIN)/python
-	$(INSTALL) -e '.[peptides,train,report,dev]'
+	$(INSTALL) -e '.[peptides,materials,molecules,evaluation,train,report,dev]'
 	@touch $@ $(VENV)/.sample-installed
 
 clean:

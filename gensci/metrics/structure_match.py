@@ -21,7 +21,8 @@ from gensci.metrics.crystal_arrays import ReducedCrystal, cell_parameters, cell_
 
 Array = np.ndarray
 
-_IMAGES = np.array(list(itertools.product((0, 1, -1), repeat=3)), dtype=np.float64)
+# one of each two opposite neighbours of a cell
+_IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3))[14:], dtype=np.float64)
 _FAR = 1e20
 _ROWS = 400_000  # pairs of atoms in one array, which bounds the memory
 
@@ -237,13 +238,18 @@ def _shortest(off: Array, matrix: Array, lattice: Array) -> Array:
         lattice: (n,) the basis of each step.
     """
     images = _IMAGES @ matrix
+    squared = (images**2).sum(-1)
     vectors = (off[:, None] @ matrix[lattice])[:, 0]
     # A step shorter than half of the shortest lattice vector has no shorter image.
-    half = np.sqrt((images[:, 1:] ** 2).sum(-1).min(-1)) / 2
-    open_ = np.flatnonzero((vectors**2).sum(-1) > half[lattice] ** 2)
-    candidates = vectors[open_, None] + images[lattice[open_]]
-    best = (candidates**2).sum(-1).argmin(-1)
-    vectors[open_] = candidates[np.arange(len(open_)), best]
+    reach = squared.min(-1) / 4
+    open_ = np.flatnonzero((vectors**2).sum(-1) > reach[lattice])
+    which = lattice[open_]
+    along = (images[which] @ vectors[open_, :, None])[..., 0]
+    gain = 2 * np.abs(along) - squared[which]  # of going by the image or by its opposite
+    best = gain.argmax(-1)
+    rows = np.arange(len(open_))
+    step = np.sign(along[rows, best]) * (gain[rows, best] > 0)
+    vectors[open_] -= step[:, None] * images[which, best]
     return vectors
 
 
