@@ -57,11 +57,12 @@ def evaluate(
     if jobs is not None:
         check_whole("--jobs", jobs, 1)
     chosen = chosen_measures(measures)
-    protocol = make_protocol(protocol_settings or {})
+    settings = protocol_settings or {}
+    make_protocol(settings, task)  # complains before anything is read
     if out is not None:
         check_out(Path(out))
     found = read_results(Path(results), order)  # type: ignore[arg-type]
-    report, facts = judge(found, reference, train, task, chosen, delta, protocol, jobs)
+    report, facts = judge(found, reference, train, task, chosen, delta, settings, jobs)
     print(f"{results}: {facts['task']}")
     for line in [*report.lines, *facts.pop("remarks")]:
         print(line)
@@ -78,7 +79,7 @@ def judge(
     task: str,
     measures: tuple[str, ...],
     delta: float | None,
-    protocol: Protocol | None,
+    settings: dict[str, Any],
     jobs: int | None,
 ) -> tuple[Report, dict[str, Any]]:
     """The report, and facts about its inputs.
@@ -104,6 +105,7 @@ def judge(
                     "name a table of the same kind",
                 )
     truth, known = tables.get("reference"), tables.get("train")
+    protocol = make_protocol(settings, task)
     if task == "match":
         report = crystals.judge_predictions(found, truth, known, protocol, jobs)
     elif task == "conformers":
@@ -145,8 +147,10 @@ def chosen_measures(text: str) -> tuple[str, ...]:
 
     Raises:
         UsageError: an unknown name.
+        GensciError: one that was asked for by name needs a package that is not installed.
     """
     from gensci.commands.evaluation_crystals import FAST, MEASURES
+    from gensci.metrics.crystal_coverage import require_matminer
     from gensci.samplers.settings import check_choice
 
     if text in ("fast", "all"):
@@ -154,24 +158,27 @@ def chosen_measures(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         check_choice("measure", name, MEASURES)
+    if "coverage" in names:
+        require_matminer()
     return names
 
 
-def make_protocol(settings: dict[str, Any]) -> Protocol | None:
-    """The protocol with these settings, as text or values; None where there are none.
+def make_protocol(settings: dict[str, Any], task: str) -> Protocol:
+    """The protocol of a task with these settings, as text or values.
+
+    Predictions are matched at the published tolerances, up to 20 for each reference; uniqueness and
+    novelty are counted at pymatgen's stricter ones.
 
     Raises:
         UsageError: an unknown setting or an unusable value.
     """
-    from dataclasses import fields
+    from dataclasses import asdict, fields
 
     from gensci.core.registry import did_you_mean
-    from gensci.metrics.match_protocol import Protocol
+    from gensci.metrics.match_protocol import STRICT, Protocol
 
-    if not settings:
-        return None
     kinds = {field.name: type(field.default) for field in fields(Protocol)}
-    chosen = {}
+    chosen = asdict(STRICT if task == "new" else Protocol(samples=20))
     for text, value in settings.items():
         name = text.replace("-", "_")
         if name not in kinds:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gensci.commands.evaluation_inputs import Group, Results, rows_of
 from gensci.core.elements import SYMBOLS
-from gensci.core.errors import UsageError
+from gensci.core.errors import GensciError, UsageError
 from gensci.core.random import stream
 from gensci.io.progress import ProgressReport
 from gensci.metrics.crystal_arrays import Crystal, composition_key
@@ -23,7 +23,7 @@ from gensci.metrics.crystals import (
     uniqueness,
     validity,
 )
-from gensci.metrics.match_protocol import STRICT, Protocol
+from gensci.metrics.match_protocol import Protocol
 from gensci.metrics.matching import STATUSES, MatchTable, match_everyone, match_predictions
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def judge_predictions(
     results: Results,
     table: StructureTable,
     train: StructureTable | None,
-    protocol: Protocol | None,
+    protocol: Protocol,
     jobs: int | None,
 ) -> Report:
     """Match rates of predicted crystals, beside those of templates where a training set is given.
@@ -149,7 +149,7 @@ def judge_predictions(
             "is it the right --reference? `--task new` judges crystals without references",
         )
     most = max(len(crystals) for crystals in given.predictions)
-    protocol = protocol or Protocol(samples=min(20, most))
+    protocol = replace(protocol, samples=min(protocol.samples, most))
     references = list(rows_of(table.select(given.rows)))
     with ProgressReport("pairs") as progress:
         found = match_predictions(
@@ -219,7 +219,7 @@ def _beside_templates(
 ) -> None:
     """The same measure for structures copied from the training set, and where the nearest fails."""
     pool = template_pool(train)
-    protocol = Protocol(**(found.protocol.record() | {"samples": 1}))
+    protocol = replace(found.protocol, samples=1)
     tables = {}
     for how in ("random", "nearest"):
         copies = [copied(pool, how, r, name) for r, name in zip(references, ids, strict=True)]
@@ -276,13 +276,12 @@ def judge_new(
     table: StructureTable | None,
     train: StructureTable | None,
     measures: tuple[str, ...],
-    protocol: Protocol | None,
+    protocol: Protocol,
     jobs: int | None,
 ) -> Report:
     """Validity, uniqueness, novelty and distances of crystals that nobody asked for by name."""
     crystals = [crystal for group in results.groups for crystal in group.crystals]
-    strict = protocol or STRICT
-    report = Report(protocol=strict.record())
+    report = Report(protocol=protocol.record())
     report.metrics["samples"] = len(crystals)
     report.lines.append(f"  {len(crystals)} samples")
     checks = validity(crystals, jobs=jobs)
@@ -293,11 +292,11 @@ def judge_new(
         report.share("compositional_validity", np.mean([check.compositional for check in checks]))
         report.share("validity", valid.mean())
     if "uniqueness" in measures:
-        unique = uniqueness(crystals, strict, jobs=jobs)
-        report.share("uniqueness", unique.value, f"({strict.text})")
+        unique = uniqueness(crystals, protocol, jobs=jobs)
+        report.share("uniqueness", unique.value, f"({protocol.text})")
         counts &= unique.rows
     if "novelty" in measures and train is not None:
-        new = novelty(crystals, list(rows_of(train)), strict, jobs=jobs)
+        new = novelty(crystals, list(rows_of(train)), protocol, jobs=jobs)
         report.share("novelty", new.value, f"against {len(train)} training structures")
         counts &= new.rows
     if "uniqueness" in measures:
@@ -351,7 +350,11 @@ def _cover(
     table: StructureTable,
     jobs: int | None,
 ) -> None:
-    require_matminer()
+    try:
+        require_matminer()
+    except GensciError as missing:
+        report.lines.append(f"  left out: {missing}")
+        return
     source = Counter(table.source).most_common(1)[0][0]
     cutoffs = CUTOFFS.get(source, CUTOFFS["mp-20"])
     with ProgressReport("fingerprints") as progress:

@@ -12,7 +12,7 @@ from gensci.core.errors import UsageError
 from gensci.core.registry import did_you_mean
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXTRAS = {"openmm": "peptides", "mdtraj": "peptides", "rdkit": "molecules"}  # all else is in `train`
+EXTRAS = {"openmm": "peptides", "mdtraj": "peptides", "rdkit": "molecules"}  # else `train`
 REMEDY = "`gensci train fit --help` lists the options, --config NAME sets most of them"
 NOISE = re.compile(
     r"Does not validate|Subtypes:|Errors:|Problem with given class_path|Given value"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from gensci.core.errors import UsageError
-from gensci.metrics.crystal_arrays import Crystal, CrystalLike, composition_key, densities
+from gensci.metrics.crystal_arrays import (
+    Crystal,
+    CrystalLike,
+    composition_key,
+    densities,
+    to_pymatgen,
+)
 from gensci.metrics.crystal_validity import Validity, crystal_validity
 from gensci.metrics.match_protocol import STRICT, Protocol
 from gensci.metrics.match_worker import Bank
@@ -203,10 +210,13 @@ def chgnet_energies(
     """
     from chgnet.model import CHGNet
 
-    from gensci.metrics.crystal_arrays import to_pymatgen
-
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces its version
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on how chgnet is written
         network = model or CHGNet.load(verbose=False, use_device="cpu")
+        return _energies(network, crystals, batch_size)
+
+
+def _energies(network: Any, crystals: Sequence[CrystalLike], batch_size: int) -> Array:
     energies = np.full(len(crystals), np.nan)
     graphs, rows = [], []
     for row, crystal in enumerate(crystals):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ class MatchTable:
             matched=int(hit.sum()),
             references=count,
             lost=_lost(status),
-            protocol=Protocol(**{**self.protocol.record(), "samples": n}),
+            protocol=replace(self.protocol, samples=n),
         )
 
 
@@ -189,8 +189,8 @@ def match_everyone(
         by_composition[composition_key(crystal.numbers)].append(crystal)
     listed = [by_composition.get(composition_key(r.numbers), []) for r in references]
     most = max((len(crystals) for crystals in listed), default=1)
-    settings = (protocol or Protocol()).record() | {"samples": max(1, most)}
-    return match_predictions(listed, references, Protocol(**settings), jobs=jobs, progress=progress)
+    protocol = replace(protocol or Protocol(), samples=max(1, most))
+    return match_predictions(listed, references, protocol, jobs=jobs, progress=progress)
 
 
 def _quick_verdict(prediction: Crystal, reference: Crystal) -> str:

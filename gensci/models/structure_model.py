@@ -91,7 +91,7 @@ class StructureModel(pl.LightningModule):
         kept = [p for n, p in named if p.dim() <= 1 or "embedding" in n]
         groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
         optimiser = torch.optim.AdamW(
-            groups, h.learning_rate, betas=tuple(h.betas), weight_decay=h.weight_decay
+            groups, h.learning_rate, betas=tuple(h.betas), weight_decay=h.weight_decay, fused=True
         )
         total = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -104,6 +104,13 @@ class StructureModel(pl.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, **others: Any
+    ) -> None:
+        """Clip the norm here: Lightning refuses to with an optimiser that is fused."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val, foreach=True)
 
 
 class ExportStructureWeights(pl.Callback):

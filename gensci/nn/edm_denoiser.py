@@ -18,11 +18,13 @@ class SlotDenoiser:
     by 1e-5), so the prior is uniform there.
 
     Args:
-        head: of the network; frozen it is faster.
+        head: of the network; one without gradients to its weights is frozen here.
         condition: of the slots, from ``head.condition``.
     """
 
     def __init__(self, head: EdmHead | FrozenHead, condition: Condition):
+        if isinstance(head, EdmHead) and not head.leave.weight.requires_grad:
+            head = FrozenHead(head)
         self.head, self.condition = head, condition
         self.torus = condition.torus.squeeze(-1)
         self._flags = tuple(self.torus.tolist())

@@ -166,17 +166,19 @@ class EdmHead(nn.Module):
             c: of the slots.
             level: from :meth:`by_level`; broadcasts against ``c.terms``.
         """
-        scale = (1 + sigma.square()).rsqrt().unsqueeze(-1)
-        own = self._fourier(x, c.torus, scale)
+        unit = (1 + sigma.square()).rsqrt().unsqueeze(-1)
+        here = self._fourier(x, c.torus, unit)
         # Differences to the template, so that copying it closely needs no precise arithmetic.
-        other = self._fourier(x - c.hint, c.torus, scale) * c.hinted
+        away = self._fourier(x - c.hint, c.torus, unit) * c.hinted
         flags = torch.cat((c.hinted, c.torus.to(c.hinted.dtype)), -1)
-        u = self.enter(torch.cat((own, other, flags.expand(*x.shape[:-1], 2)), -1))
-        for k, block in enumerate(self.blocks):
-            terms = c.terms[..., k, :, :] + level[..., k, :, :]
-            u = block(u, terms[..., 0, :], terms[..., 1, :])
-        terms = c.terms[..., -1, :, :] + level[..., -1, :, :]
-        return self.leave(torch.addcmul(terms[..., 1, :], self.norm(u), 1 + terms[..., 0, :]))
+        u = self.enter(torch.cat((here, away, flags.expand(*x.shape[:-1], 2)), -1))
+        # Taken apart at once: gradients of slices would each fill a tensor of the whole size.
+        parts = zip(c.terms.unbind(-3), level.unbind(-3), strict=True)
+        terms = [(own + by_level).unbind(-2) for own, by_level in parts]
+        for block, (scale, shift) in zip(self.blocks, terms[:-1], strict=True):
+            u = block(u, scale, shift)
+        scale, shift = terms[-1]
+        return self.leave(torch.addcmul(shift, self.norm(u), 1 + scale))
 
     def torus_unit(self, sigma: Tensor) -> Tensor:
         """Root mean square displacement (...) on the torus, from the table."""

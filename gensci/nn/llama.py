@@ -8,6 +8,7 @@ arXiv:2002.05202), no biases. Rotary pairs are (i, i + half), the order of relea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,30 @@ class Rotary(nn.Module):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + half) of the last axis of ``x`` by their angles."""
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    return Rotation.apply(x, cos, sin)
+
+
+class Rotation(torch.autograd.Function):
+    """:func:`rotate` without temporary tensors; its gradient is the turn back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turned pairs."""
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Pairs turned back."""
+        return _turn(gradient, *ctx.saved_tensors, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    (first, second), turned = x.chunk(2, -1), torch.empty_like(x)
+    left, right = turned.chunk(2, -1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=right).addcmul_(first, sin, value=sign)
+    return turned
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:

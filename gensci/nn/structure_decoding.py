@@ -40,7 +40,9 @@ class Track:
             self.batch = replace(self.batch, molecule=_copy(batch.molecule))
         length = batch.places[1]
         open_places = (~known).any(0).nonzero()
-        self.place = int(open_places[0]) if len(open_places) else length
+        self.place, self.last = length, -1
+        if len(open_places):
+            self.place, self.last = int(open_places[0]), int(open_places[-1])
         # Rows mostly share their prompt, which is then read once.
         kinds, row = _distinct(self.batch, self.place + 1)
         first = network.inputs(self.batch.rows(kinds))[:, : self.place]
@@ -69,10 +71,10 @@ class Track:
         """Write values (n, 3) into the slots of rows at this place, and read it."""
         self.batch.value[rows, self.place] = values.to(self.batch.value.dtype)
         self._place_atoms(rows)
-        pair = slice(self.place, self.place + 2)
-        u = self.network.embedding(_columns(self.batch, pair))[:, 0]
-        u = u + self._surroundings(u)
-        if self.place + 1 < self.batch.places[1]:
+        if self.place < self.last:  # else no slot asks for the state that follows
+            pair = slice(self.place, self.place + 2)
+            u = self.network.embedding(_columns(self.batch, pair))[:, 0]
+            u = u + self._surroundings(u)
             index = torch.full((len(u),), self.place, dtype=torch.long, device=u.device)
             self.hidden = self.network.backbone.step(u, self.cache, index)
         self.place += 1
@@ -102,7 +104,8 @@ class Track:
     def select(self, rows: Tensor) -> Track:
         """A new track whose row i continues row ``rows[i]``; int64, repeats allowed."""
         other = object.__new__(Track)
-        other.network, other.head, other.place = self.network, self.head, self.place
+        other.network, other.head = self.network, self.head
+        other.place, other.last = self.place, self.last
         other.batch, other.known = self.batch.rows(rows), self.known[rows]
         other.cache, other.hidden = self.cache.select(rows), self.hidden[rows]
         return other

@@ -12,7 +12,7 @@ from gensci.commands import evaluation_crystals
 from gensci.commands.evaluate import chosen_measures, make_protocol
 from gensci.commands.evaluation_crystals import assign, copied, formula
 from gensci.commands.evaluation_inputs import Group, read_results, read_table
-from gensci.core.errors import UsageError
+from gensci.core.errors import GensciError, UsageError
 from gensci.core.lattice import lattice_matrix
 from gensci.core.results import SampleSet
 from gensci.data.structure_table import Structure, StructureTable
@@ -20,7 +20,7 @@ from gensci.io.atomic import write_json
 from gensci.io.crystals import write_crystals
 from gensci.io.trajectories import write_arrays
 from gensci.metrics.crystal_arrays import Crystal, from_pymatgen, to_pymatgen
-from gensci.metrics.match_protocol import Protocol
+from gensci.metrics.match_protocol import STRICT, Protocol
 from gensci.metrics.matching import match_predictions
 
 FLUORIDE = rock_salt(4.0, "Li", "F")
@@ -237,16 +237,32 @@ def test_cells_that_are_none_are_kept_as_unusable(tmp_path):
 
 
 def test_settings_of_the_protocol_are_checked():
-    assert make_protocol({}) is None
-    protocol = make_protocol({"stol": "0.3", "validity": "both", "time-limit": "5", "samples": 2})
-    assert protocol == Protocol(stol=0.3, validity="both", time_limit=5.0, samples=2)
+    assert make_protocol({}, "match") == Protocol(samples=20)
+    assert make_protocol({"samples": "1"}, "new") == STRICT
+    given = {"stol": "0.4", "validity": "both", "time-limit": "5", "samples": 2}
+    assert make_protocol(given, "match") == Protocol(0.4, 0.3, 10.0, "both", 2, 5.0)
     with pytest.raises(UsageError, match=r"--protocol.stoll; did you mean 'stol'"):
-        make_protocol({"stoll": 1})
+        make_protocol({"stoll": 1}, "match")
     with pytest.raises(UsageError, match=r"--protocol.stol 'wide' is no number"):
-        make_protocol({"stol": "wide"})
+        make_protocol({"stol": "wide"}, "match")
     assert chosen_measures("validity, energy") == ("validity", "energy")
     with pytest.raises(UsageError, match="unknown measure 'beauty'"):
         chosen_measures("beauty")
+
+
+def test_coverage_without_matminer_is_refused_by_name_and_left_out_of_all(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(GensciError, match=r"pip install 'gensci\[evaluation\]'"):
+        chosen_measures("coverage")
+    measures = tuple(name for name in chosen_measures("all") if name != "energy")
+    monkeypatch.setattr(evaluation_crystals, "MEASURES", measures)
+    run_folder(tmp_path / "new", "crystal:*", stacked([rock_salt(), caesium_chloride()]))
+    samples = tmp_path / "new" / "samples.extxyz"
+    arguments = ("--reference", samples, "--measures", "all", "--jobs", 1)
+    status, text, _ = evaluate(capsys, samples, *arguments)
+    assert status == 0 and "left out: coverage needs matminer" in text and "w1 density" in text
 
 
 @pytest.fixture
