@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import gensci.samplers  # noqa: F401  (registers solvers and decoders)
@@ -25,6 +26,7 @@ from gensci.models.structure_proposal import (
 )
 from gensci.models.structure_steps import StepwiseConformers, StepwiseCrystals
 from gensci.nn.smiles_tokens import SMILES_PIECES, tokenize
+from gensci.nn.structure_collate import element_order
 from gensci.nn.structure_sequence import Prompted
 from gensci.samplers.decoders.base import make_decoder
 from gensci.samplers.solvers.base import make_solver
@@ -200,15 +202,16 @@ def leading(
     Args:
         network: a model of crystals.
         pool: where templates are retrieved from.
-        numbers: (N,) atomic numbers in ascending order.
+        numbers: (N,) atomic numbers.
         start: training set and properties.
         most: how many are tried.
     """
-    found = pool.candidates(torch.as_tensor(numbers).numpy(), k=most)
+    wanted = np.asarray(numbers)[element_order(numbers)]
+    found = pool.candidates(wanted, k=most)
     if not found:
         return [None]
     templates = [ordered(template)[1] for template in found]
-    chance = chance_of_same(network, numbers, templates, start)
+    chance = chance_of_same(network, wanted, templates, start)
     rank = chance.argsort(descending=True, stable=True).tolist()
     chosen = [templates[k] for k in rank if chance[k] >= LEAST_CHANCE]
     return [*(chosen or [templates[rank[0]]]), None]

@@ -16,12 +16,14 @@ from torch import Generator, Tensor
 from gensci.core.lattice import lattice_matrix, lattice_parameters
 from gensci.core.protocols import Tensors
 from gensci.nn.edm_denoiser import SlotDenoiser
-from gensci.nn.structure_collate import Ordered, element_order, molecule_batch
+from gensci.nn.structure_collate import Ordered, element_order, from_first, molecule_batch
 from gensci.nn.structure_decoding import Track, draw_slots, open_slots
 from gensci.nn.structure_frames import local_coordinates
 from gensci.nn.structure_network import StructureTransformer
 from gensci.nn.structure_sequence import (
+    ANGLES,
     FRACTION,
+    LENGTHS,
     Batch,
     Prompted,
     crystal_line,
@@ -84,16 +86,17 @@ class Drawing:
 class CrystalProposal:
     """Crystals of one composition.
 
-    The density is that of the two lattice slots and the fractional coordinates in the order of the
-    atoms: per standardised log-length and angle, and per volume of the unit torus.
+    The first atom of the sequence (`element_order`) lies at the origin. The density is that of the
+    two lattice slots and of the other atoms' fractional coordinates from there: per standardised
+    log-length and angle, and per volume of the unit torus.
 
     Args:
         network: a model of crystals.
         numbers: (N,) atomic numbers in any order, which is that of the samples.
         drawing: how slots are drawn.
         prompt: training set and properties to write like.
-        templates: structures of the same composition to lead the model, their atoms by element in
-            ascending order (see `ordered`); None among them stands for no template. Row i of a
+        templates: structures of the same composition to lead the model, in the order of
+            `ordered`; None among them stands for no template. Row i of a
             draw is led by template i modulo their number.
         guided: whether a second prompt without properties takes part (classifier-free guidance).
 
@@ -113,7 +116,7 @@ class CrystalProposal:
         self.network, self.drawing = network.eval().requires_grad_(False), drawing
         given = np.asarray(numbers, np.int64)
         network.collator.check_size(len(given), "the composition")
-        self.order = torch.from_numpy(np.argsort(given, kind="stable"))
+        self.order = torch.from_numpy(element_order(given))
         self.numbers, self.prompt = given[self.order.numpy()], prompt or Prompted()
         self.templates = list(templates or [None])
         self.guided = guided and bool(self.prompt.properties)
@@ -180,6 +183,7 @@ class CrystalProposal:
         cells = lattice_parameters(x["lattice"].double()).cpu().numpy()
         slots = np.stack([normal_lattice(cell, len(self.numbers)) for cell in cells])
         atoms = x["fractional"][:, self.order.to(x["fractional"].device)]
+        atoms = (atoms - atoms[:, :1])[:, 1:] % 1.0
         values = torch.cat((torch.from_numpy(slots).to(atoms), atoms), 1)
         batch.value[open_slots(batch)] = values.flatten(0, 1).to(batch.value)
         return slot_log_prob(self.network, batch, self.drawing)
@@ -192,14 +196,15 @@ class CrystalProposal:
 
 def read_crystals(batch: Batch) -> Tensors:
     """Numbers, fractional coordinates and lattices of drawn sequences, padded with zeros."""
-    atoms = batch.learn & (batch.kind == FRACTION)
+    atoms = ~batch.template & (batch.kind == FRACTION)
     counts, device = atoms.sum(1), batch.ids.device
     most = int(counts.max())
     numbers = torch.zeros(len(counts), most, dtype=torch.long, device=device)
     fractional = torch.zeros(len(counts), most, 3, device=device)
     inside = torch.arange(most, device=device) < counts.unsqueeze(-1)
     numbers[inside], fractional[inside] = batch.element[atoms], batch.value[atoms]
-    slots = batch.value[open_slots(batch) & ~atoms].view(-1, 2, 3)
+    cell = batch.learn & ((batch.kind == LENGTHS) | (batch.kind == ANGLES))
+    slots = batch.value[cell].view(-1, 2, 3)
     lattice = lattice_matrix(physical_lattice(slots, counts).double()).float()
     return {"numbers": numbers, "fractional": fractional, "lattice": lattice}
 
@@ -275,11 +280,11 @@ def chance_of_same(
 
 
 def ordered(template: Any) -> tuple[np.ndarray, Ordered]:
-    """Numbers and template of a `gensci.data.templates.Template`, grouped by element."""
-    order = element_order(template.numbers, np.random.default_rng(0))
+    """Numbers and template of a `gensci.data.templates.Template`, in the order of a sequence."""
+    order = element_order(template.numbers)
     chosen = Ordered(
         template.source_numbers[order].astype(np.int64),
-        template.fractional[order].astype(np.float32),
+        from_first(template.fractional[order]),
         np.asarray(template.lattice, np.float32),
     )
     return template.numbers[order], chosen

@@ -26,7 +26,7 @@ Tracks: TypeAlias = tuple[Track, ...]
 class StepwiseCrystals(CrystalProposal):
     """Crystals of one composition whose slots can be drawn one at a time.
 
-    The first two are the cell, then come the atoms by element in ascending order. Drawn so, the
+    The first two are the cell, then come the atoms in the order of `element_order`. Drawn so, the
     last of the templates leads all rows: the one that stands for none, where it is among them.
     """
 

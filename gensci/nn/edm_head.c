@@ -177,6 +177,9 @@ static void tile_norm(const Head *h, const Slots *slots, int64_t first, int64_t 
     }
 }
 
+/* Numbers that one instruction computes: with few, other libraries are faster. */
+int64_t gensci_edm_lanes(void) { return WIDTH; }
+
 /* Denoised points (rows, 3). Scratch holds TILE rows of the inputs and three times the width. */
 void gensci_edm_denoise(const Head *h, const Slots *slots, float *out, float *scratch)
 {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("edm_head.c")
 TILE, PANEL = 64, 32  # as in the source: rows taken together, outputs that lie together
 LEAST = 16  # rows that are worth a thread
+LEAST_LANES = 8  # with which the kernel is faster than torch
 
 WEIGHTS = ("enter", "inner", "outer", "leave")
 SIZES = ("inputs", "width", "depth", "frequencies")
@@ -53,9 +54,12 @@ def kernel_status() -> str:
 def library() -> ctypes.CDLL | str:
     """The built kernel, or the reason why there is none."""
     try:
-        return load_kernel(SOURCE)
+        kernel = load_kernel(SOURCE)
     except NoKernel as reason:
         return str(reason)
+    if kernel.gensci_edm_lanes() < LEAST_LANES:
+        return "faster on a processor without AVX"
+    return kernel
 
 
 class NativeHead:

@@ -36,14 +36,21 @@ class Ordered:
     lattice: np.ndarray
 
 
-def element_order(numbers: np.ndarray, rng: Rng) -> np.ndarray:
-    """An order of atoms (n,): by element, at random inside of each."""
-    return np.lexsort((rng.random(len(numbers)), numbers))
+def element_order(numbers: np.ndarray, rng: Rng | None = None) -> np.ndarray:
+    """An order of atoms (n,): by element, the rarest first, of equally rare ones the heaviest.
+
+    The first atom becomes the origin, and rare atoms leave the fewest choices of it. Atoms of an
+    element are shuffled by ``rng``, or stay as they are.
+    """
+    numbers = np.asarray(numbers)
+    count = np.bincount(numbers)[numbers]
+    ties = np.arange(len(numbers)) if rng is None else rng.random(len(numbers))
+    return np.lexsort((ties, -numbers.astype(np.int64), count))
 
 
-def shifted(fractional: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Fractional coordinates moved on the torus."""
-    moved = (fractional.astype(np.float64) + shift) % 1.0
+def from_first(fractional: np.ndarray) -> np.ndarray:
+    """Fractional coordinates on the torus with the first atom at the origin."""
+    moved = (fractional.astype(np.float64) - fractional[:1]) % 1.0
     return moved.astype(np.float32) % np.float32(1.0)  # rounding can give exactly one
 
 
@@ -75,7 +82,7 @@ class Collator:
     def __call__(
         self, structures: Sequence[Any], rng: Rng, extras: Sequence[Any] | None = None
     ) -> Batch:
-        """Sequences of structures, each with a random shift or rotation and order of its atoms.
+        """Sequences of structures, each in a random order of its atoms, molecules turned at random.
 
         Args:
             structures: with ``source``, ``properties``, ``numbers``, ``coordinates`` and
@@ -121,36 +128,29 @@ class Collator:
 
     def _crystal(self, structure: Any, pair: Any, rng: Rng) -> Line:
         numbers = np.asarray(structure.numbers, np.int64)
-        prompt, shift = self.prompt(structure, rng), rng.random(3)
-        lattice, fractional, template, same = (
-            structure.lattice, structure.coordinates, None, None,
-        )  # fmt: skip
-        if pair is not None and rng.random() < self.settings["show_template"]:
-            same, numbers = bool(pair.same), np.asarray(pair.numbers, np.int64)
-            template = Ordered(pair.source_numbers, pair.template_fractional, pair.template_lattice)
-            if same:
-                lattice, fractional = pair.lattice, pair.fractional
-        order = element_order(numbers, rng)
-        if template is not None:
-            template = Ordered(
-                template.source_numbers[order],
-                shifted(template.fractional[order], shift),
-                template.lattice,
-            )
-        if template is not None and not same:
-            # The structure has an order of its own, apart from that of the template.
-            own = np.asarray(structure.numbers, np.int64)
-            fractional = fractional[element_order(own, rng)]
-        else:
-            fractional = fractional[order]
+        prompt = self.prompt(structure, rng)
+        lattice, fractional = structure.lattice, structure.coordinates
+        if pair is None or rng.random() >= self.settings["show_template"]:
+            order = element_order(numbers, rng)
+            inside = from_first(fractional[order])
+            return crystal_line(self.vocabulary, numbers[order], prompt, lattice, inside)
+        # A structure that is not of the template's kind keeps an order of its own.
+        order, own = element_order(pair.numbers, rng), element_order(numbers, rng)
+        if pair.same:
+            lattice, fractional, own = pair.lattice, pair.fractional, order
+        template = Ordered(
+            np.asarray(pair.source_numbers, np.int64)[order],
+            from_first(pair.template_fractional[order]),
+            pair.template_lattice,
+        )
         return crystal_line(
             self.vocabulary,
-            numbers[order],
+            np.asarray(pair.numbers, np.int64)[order],
             prompt,
             lattice,
-            shifted(fractional, shift),
+            from_first(fractional[own]),
             template,
-            same,
+            bool(pair.same),
         )
 
     def _molecules(self, structures: Sequence[Any], graphs: Sequence[Any], rng: Rng) -> Batch:

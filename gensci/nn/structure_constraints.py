@@ -31,16 +31,28 @@ class Constraint(Protocol):
 
 
 class Written(NamedTuple):
-    """Atoms (n,) written so far and the last element (n,) among them."""
+    """What rows (n,) of element tokens hold.
+
+    Attributes:
+        atoms: how many atoms.
+        last: the element being written.
+        run: how many of it.
+        least: how many of it there must be before another may follow.
+        used: (n, 119) elements that were written.
+    """
 
     atoms: Tensor
     last: Tensor
+    run: Tensor
+    least: Tensor
+    used: Tensor
 
 
 class ElementConstraint:
-    """Elements in ascending order, one token for each atom, and then the coordinates.
+    """Elements in the order of training, one token for each atom, and then the coordinates.
 
-    Ascending order is what training writes; without it one crystal would have many spellings.
+    That order (`element_order`) is by count, and by falling atomic number where counts are equal;
+    without it one crystal would have many spellings.
 
     Args:
         vocabulary: of the model.
@@ -65,27 +77,42 @@ class ElementConstraint:
         self.numbers = torch.zeros(len(vocabulary), dtype=torch.long)
         for token, number in vocabulary.element_tokens().items():
             self.numbers[token] = number if number in allowed else 0
-        self.end, self.num_atoms, self.max_atoms = vocabulary.coordinates, num_atoms, max_atoms
+        self.end, self.num_atoms = vocabulary.coordinates, num_atoms
+        self.most = max_atoms if num_atoms is None else num_atoms
 
     def start(self, n: int) -> Written:
         """No atoms yet."""
         zero = torch.zeros(n, dtype=torch.long)
-        return Written(zero, zero)
+        return Written(zero, zero, zero, zero, torch.zeros(n, len(SYMBOLS) + 1, dtype=torch.bool))
 
     def allowed(self, state: Written) -> Tensor:
         """(n, V) booleans."""
-        most = self.max_atoms if self.num_atoms is None else self.num_atoms
-        fitting = (self.numbers > 0) & (self.numbers >= state.last.unsqueeze(-1))
-        fitting = fitting & (state.atoms < most).unsqueeze(-1)
-        least = 1 if self.num_atoms is None else self.num_atoms
-        fitting[:, self.end] = state.atoms >= least
+        atoms, last, run = (part.unsqueeze(-1) for part in (state.atoms, state.last, state.run))
+        enough = run >= state.least.unsqueeze(-1)
+        again = (self.numbers == last) & (atoms < self.most)
+        needed = run + (self.numbers > last) * (last > 0)  # of a new element
+        other = ~state.used[:, self.numbers] & (atoms + needed.clamp(min=1) <= self.most)
+        fitting = (self.numbers > 0) & (again | (enough & other))
+        whole = state.atoms > 0 if self.num_atoms is None else state.atoms == self.num_atoms
+        fitting[:, self.end] = whole & enough.squeeze(-1)
         return fitting
 
     def advance(self, state: Written, tokens: Tensor, parents: Tensor) -> Written:
-        """Count one more atom."""
-        number = self.numbers[tokens.cpu()]
-        atoms = state.atoms[parents.cpu()] + (number > 0)
-        return Written(atoms, torch.maximum(number, state.last[parents.cpu()]))
+        """Count one more atom; a row that ended stays."""
+        number, parents = self.numbers[tokens.cpu()], parents.cpu()
+        atoms, last, run, least, used = (part[parents] for part in state)
+        new, real = number != last, number > 0
+        least = torch.where(new & real, run + ((number > last) & (last > 0)), least)
+        run = torch.where(new, torch.ones_like(run), run + 1)
+        used = used.scatter(1, number.unsqueeze(-1), True)
+        used[:, 0] = False
+        return Written(
+            atoms + real,
+            torch.where(real, number, last),
+            torch.where(real, run, state.run[parents]),
+            least,
+            used,
+        )
 
 
 class Spelled(NamedTuple):

@@ -2,10 +2,10 @@
 
 A crystal reads ``<bos> [<set>] (<prop> v)* E1..En [<template> L A t1..tn <same>|<other>] <coord>
 L A x1..xn <eos>``: one token for every atom, L the three lengths and A the three angles of the
-Niggli cell, x fractional. A molecule reads ``<bos> [<set>] (<prop> v)* SMILES <coord> x1..xN
-<eos>`` with every hydrogen, x in the frame of atoms placed before, the first atom at the origin.
-After Zhang et al. 2025
-(arXiv:2503.06687), whose slots are raw lattice vectors and Cartesian coordinates.
+Niggli cell, x fractional from the first atom on. A molecule reads ``<bos> [<set>] (<prop> v)*
+SMILES <coord> x1..xN <eos>`` with every hydrogen, x in the frame of atoms placed before, the first
+atom at the origin. After Zhang et al. 2025 (arXiv:2503.06687), whose slots are raw lattice vectors
+and Cartesian coordinates.
 """
 
 from __future__ import annotations
@@ -211,9 +211,10 @@ def crystal_line(
 
     Args:
         vocabulary: of the model.
-        numbers: (n,) atomic numbers in the order of the sequence.
+        numbers: (n,) atomic numbers in the order of the sequence, see `element_order`.
         prompt: training set and properties.
-        lattice: (6,) Angstrom and degrees; with ``fractional`` (n, 3).
+        lattice: (6,) Angstrom and degrees; with ``fractional`` (n, 3), the first atom at the
+            origin.
         template: has ``source_numbers`` (n,), ``fractional`` (n, 3) and ``lattice`` (6,) in the
             order of ``numbers``; or None.
         same: whether the structure is of the template's kind; None leaves the answer open, and
@@ -241,7 +242,8 @@ def crystal_line(
     slots = normal_lattice(lattice, n)
     line.slots(LENGTHS, slots[:1], True, **hints[0])
     line.slots(ANGLES, slots[1:], True, **hints[1])
-    line.slots(FRACTION, fractional, True, element=numbers, index=order, **hints[2])
+    # Where the first atom lies is no property of the crystal.
+    line.slots(FRACTION, fractional, order > 1, element=numbers, index=order, **hints[2])
     line.tokens([vocabulary.end], False)
     return line
 

@@ -1,6 +1,7 @@
 """Proposals of crystals, conformers and new structures, with small networks of random weights."""
 
 from dataclasses import dataclass
+from itertools import groupby, product
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from gensci.models.structure_proposal import (
     ordered,
 )
 from gensci.models.structure_steps import StepwiseConformers, StepwiseCrystals
-from gensci.nn.structure_collate import Ordered
+from gensci.nn.structure_collate import Ordered, element_order
+from gensci.nn.structure_constraints import ElementConstraint
 from gensci.nn.structure_sequence import Prompted
 from gensci.samplers.decoders.base import make_decoder
 from gensci.samplers.solvers.base import make_solver
@@ -77,17 +79,18 @@ def test_atoms_in_another_order_have_the_same_density(network):
 
 
 def test_density_is_that_of_the_draws():
-    """E[u/q] = 1 under q for any normalised u: uniform in the atom, normal in the cell."""
+    """E[u/q] = 1 under q for any normalised u: uniform in the atoms, normal in the cell."""
     network = calm(crystal_network())
-    proposal = CrystalProposal(network, [11], Drawing(make_solver("flow-ode", {"num_steps": 24})))
-    x = proposal.sample(600, generator(2))
+    flow = make_solver("flow-ode", {"num_steps": 24})
+    proposal = CrystalProposal(network, [11, 17], Drawing(flow))
+    x = proposal.sample(400, generator(2))
     log_q = proposal.log_prob(x)
     slots = cell_slots(x["lattice"])
     mean, spread = slots.mean(0), slots.std(0) * 0.8
     normal = torch.distributions.Normal(mean, spread).log_prob(slots).sum(-1)
     ratio = (normal - log_q).exp()
     error = ratio.std() / len(ratio) ** 0.5
-    assert error < 0.12
+    assert error < 0.2
     assert abs(ratio.mean() - 1.0) < 4 * error + 0.05
 
 
@@ -96,11 +99,11 @@ def cell_slots(lattice):
     from gensci.nn.structure_sequence import normal_lattice
 
     cells = lattice_parameters(lattice.double()).numpy()
-    return torch.from_numpy(np.stack([normal_lattice(cell, 1).ravel() for cell in cells])).double()
+    return torch.from_numpy(np.stack([normal_lattice(cell, 2).ravel() for cell in cells])).double()
 
 
 def test_rows_take_templates_in_turn(network):
-    templates = [template([8, 8, 22], 1), template([8, 8, 22], 2), None]
+    templates = [template([22, 8, 8], 1), template([22, 8, 8], 2), None]
     led = CrystalProposal(network, [8, 8, 22], PLAIN, templates=templates)
     x = led.sample(5, generator(0))
     assert x["numbers"].tolist() == [[8, 8, 22]] * 5
@@ -113,7 +116,7 @@ def test_rows_take_templates_in_turn(network):
 
 def test_template_chances_are_the_two_tokens(network):
     chance = chance_of_same(
-        network, [8, 8, 22], [template([8, 8, 22], s) for s in range(4)], Prompted()
+        network, [22, 8, 8], [template([22, 8, 8], s) for s in range(4)], Prompted()
     )
     assert chance.shape == (4,) and ((chance > 0) & (chance < 1)).all()
     assert len(set(chance.tolist())) == 4
@@ -128,12 +131,12 @@ def test_templates_are_put_in_order():
         lattice: np.ndarray
 
     found = Found(
-        np.array([22, 8, 8]), np.array([40, 16, 16]), np.arange(9.0).reshape(3, 3) / 10, np.ones(6)
+        np.array([8, 22, 8]), np.array([16, 40, 16]), np.arange(9.0).reshape(3, 3) / 10, np.ones(6)
     )
     numbers, chosen = ordered(found)
-    assert numbers.tolist() == [8, 8, 22]
-    assert chosen.source_numbers.tolist() == [16, 16, 40]
-    np.testing.assert_allclose(chosen.fractional[2], [0.0, 0.1, 0.2])
+    assert numbers.tolist() == [22, 8, 8]
+    assert chosen.source_numbers.tolist() == [40, 16, 16]
+    np.testing.assert_allclose(chosen.fractional[1], [0.7, 0.7, 0.7], atol=1e-6)
 
 
 def test_guidance_of_one_is_no_guidance_and_more_is(network):
@@ -175,37 +178,58 @@ def test_slot_by_slot_is_the_same_law(network, guided):
     assert all(torch.equal(x[name], whole[name]) for name in whole)
 
 
-class PutFirstAtomLow:
-    """Zero density where the first atom by element lies above 0.5 along x."""
+class SodiumLow:
+    """Zero density where the second atom by element lies above 0.5 along x."""
 
     def log_prob(self, x):
-        return torch.where(x["fractional"][:, -1, 0] < 0.5, 0.0, -torch.inf)
+        return torch.where(x["fractional"][:, 0, 0] < 0.5, 0.0, -torch.inf)
 
     def log_twist(self, x, step):
-        low = torch.where(x["fractional"][:, 0, 0] < 0.5, 0.0, -torch.inf)
-        return torch.where(x["placed"] > 0, low, 0.0)
+        low = torch.where(x["fractional"][:, 1, 0] < 0.5, 0.0, -torch.inf)
+        return torch.where(x["placed"] > 1, low, 0.0)
 
 
 def test_steering_meets_its_target(network):
-    """Atoms by element: chlorine comes after sodium, which is the last of the samples' order."""
-    proposal = StepwiseCrystals(network, [17, 11], PLAIN)
-    samples = TwistedSmc().run(PutFirstAtomLow(), proposal, 24, seed=0)
-    assert (samples.x["fractional"][:, 1, 0] < 0.5).all()
-    assert samples.x["numbers"].tolist() == [[17, 11]] * len(samples)
+    """By element chlorine comes first, at the origin; the samples have the order asked for."""
+    proposal = StepwiseCrystals(network, [11, 17], PLAIN)
+    samples = TwistedSmc().run(SodiumLow(), proposal, 24, seed=0)
+    assert (samples.x["fractional"][:, 0, 0] < 0.5).all()
+    assert samples.x["numbers"].tolist() == [[11, 17]] * len(samples)
+
+
+def spelled_as_in_training(numbers):
+    """Groups by count, and by falling atomic number where counts are equal."""
+    groups = [(len(list(group)), -number) for number, group in groupby(numbers)]
+    return groups == sorted(groups) and len({number for _, number in groups}) == len(groups)
 
 
 def test_new_crystals_use_only_allowed_elements(network):
     decoder = make_decoder("ancestral")
-    proposal = NewCrystals(network, decoder, PLAIN, elements=[8, 22], num_atoms=4)
+    proposal = NewCrystals(network, decoder, PLAIN, elements=[8, 22, 38], num_atoms=4)
     x = proposal.sample(20, generator(1))
     assert x["numbers"].shape == (20, 4)
-    assert set(x["numbers"].flatten().tolist()) <= {8, 22}
-    assert (x["numbers"].diff(dim=1) >= 0).all()
+    assert set(x["numbers"].flatten().tolist()) <= {8, 22, 38}
+    assert all(spelled_as_in_training(row) for row in x["numbers"].tolist())
     ragged = NewCrystals(network, decoder, PLAIN, elements=[3, 9]).sample(16, generator(2))
     count = (ragged["numbers"] > 0).sum(1)
     assert count.min() >= 1 and len(count.unique()) > 1
     beyond = torch.arange(ragged["numbers"].shape[1]) >= count.unsqueeze(-1)
     assert (ragged["fractional"][beyond] == 0).all()
+
+
+def test_every_composition_of_training_can_be_written():
+    """The constraint allows what `element_order` writes, and hence nothing twice."""
+    vocabulary = crystal_network().vocabulary
+    constraint = ElementConstraint(vocabulary, [3, 8, 9], None, 6)
+    for counts in product(range(4), repeat=3):
+        numbers = np.repeat([3, 8, 9], counts)
+        if not 1 <= len(numbers) <= 6:
+            continue
+        state, parents = constraint.start(1), torch.zeros(1, dtype=torch.long)
+        tokens = [vocabulary.element(int(z)) for z in numbers[element_order(numbers)]]
+        for token in [*tokens, vocabulary.coordinates]:
+            assert constraint.allowed(state)[0, token], (counts, numbers)
+            state = constraint.advance(state, torch.tensor([token]), parents)
 
 
 def test_more_atoms_than_known_are_refused(network):
