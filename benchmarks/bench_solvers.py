@@ -174,9 +174,12 @@ def molecules(
 
 def same_graph(rows: list[Structure], shapes: list[np.ndarray]) -> float:
     """Share of conformers whose perceived bonds are those of the molecule."""
+    from rdkit import RDLogger
+
     from gensci.data.molecule_perception import flat, perceive
     from gensci.systems.molecule_graph import graph_of
 
+    RDLogger.DisableLog("rdApp.*")
     hits = 0
     for row, shape in zip(rows, shapes, strict=True):
         try:

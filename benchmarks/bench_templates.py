@@ -116,11 +116,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = None if arguments.rows == "all" else int(arguments.rows)
-    measured = {
-        name: measure(name, arguments.folder, rows, arguments.jobs)
-        for name in arguments.sets.split(",")
-    }
-    write_results("templates", {**environment(1, "numpy"), "sets": measured})
+    for name in arguments.sets.split(","):
+        measured = measure(name, arguments.folder, rows, arguments.jobs)
+        write_results(f"templates-{name}", {**environment(1, "numpy"), name: measured})
 
 
 if __name__ == "__main__":

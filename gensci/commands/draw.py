@@ -30,6 +30,7 @@ from gensci.samplers.settings import check_whole, make_sampler
 from gensci.systems.resolve import SystemChoice
 
 Say = Callable[[str], None]
+NUM_SAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Request:
     """What was asked for, the same for every system of a call.
 
     Attributes:
-        num_samples: How many to draw of each system.
+        num_samples: How many to draw of each system; None for the number of the system's family.
         sampler: Name in the registry; None for that of the system's family.
         checkpoint: Name or folder of the model; None for that of the system's family.
         seed: None for one that varies, or that of the run to be continued.
@@ -49,7 +50,7 @@ class Request:
         proposal_settings: By name, as text or values; for models of structures.
     """
 
-    num_samples: int = 2000
+    num_samples: int | None = None
     sampler: str | None = None
     checkpoint: str | None = None
     seed: int | None = None
@@ -61,7 +62,7 @@ class Request:
     proposal_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def for_family(self, family: str) -> Request:
-        """Return the request with the sampler and the checkpoint of a family where none is named.
+        """Return the request with the numbers and names of a family where none are given.
 
         Models of crystals and molecules draw without a density at no extra cost, so their draws
         are taken as they are; elsewhere draws are weighted.
@@ -69,13 +70,17 @@ class Request:
         facts = SYSTEMS.metadata(family)
         return replace(
             self,
+            num_samples=facts.get("num_samples", NUM_SAMPLES)
+            if self.num_samples is None
+            else self.num_samples,
             sampler=self.sampler or facts.get("sampler", "importance"),
             checkpoint=self.checkpoint or facts.get("checkpoint", ""),
         )
 
     def check(self) -> None:
         """Raise `UsageError` for what is wrong whatever the system is."""
-        check_whole("num_samples", self.num_samples, 1)
+        if self.num_samples is not None:
+            check_whole("num_samples", self.num_samples, 1)
         if not self.save_seconds >= 0:
             raise UsageError(f"save_seconds={self.save_seconds} is not usable", "give 0 or more")
         if self.sampler is not None:

@@ -8,7 +8,7 @@ from typing import Any
 # Not `sample`: jsonargparse looks the name up in `gensci` too, where it would import torch.
 def run_sample(
     system: str,
-    num_samples: int = 2000,
+    num_samples: int | None = None,
     sampler: str | None = None,
     checkpoint: str | None = None,
     out: str | None = None,
@@ -28,7 +28,8 @@ def run_sample(
         system: AA, Ace-A-Nme, peptide:AA, toy:double-well, crystal:TiO2, crystal:* (new ones),
             smiles:CCO (conformers), molecule:* (new ones), a molecule's file (System .xml or
             .prmtop with coordinates beside it), or a file of systems (FASTA, CSV, list).
-        num_samples: how many to draw of each system.
+        num_samples: how many to draw of each system; by default 16 crystals or molecules, each of
+            which is a file, else 2000.
         sampler: importance, smc, mcmc or direct; `gensci list samplers` shows their settings. By
             default direct for crystals and molecules, else importance.
         checkpoint: name or folder of the model that proposes; by default peptide-small, crystals

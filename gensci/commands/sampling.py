@@ -36,7 +36,7 @@ def sample_text(system: str, request: Request, out: str | None) -> int:
     return _sample_all(folder, resolved, request)
 
 
-def sample_system(system: str, num_samples: int = 2000, **settings: Any) -> SampleSet:
+def sample_system(system: str, num_samples: int | None = None, **settings: Any) -> SampleSet:
     """Draw samples of one system in memory; the Python counterpart of `gensci sample`.
 
     Args:

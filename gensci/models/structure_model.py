@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +18,7 @@ from gensci.models.checkpoint import save_checkpoint
 from gensci.nn.structure_sequence import Batch
 
 VALIDATION_REPEATS = 8
+TEMPLATES = "templates.safetensors"
 
 
 class StructureModel(pl.LightningModule):
@@ -119,10 +123,11 @@ class ExportStructureWeights(pl.Callback):
     Args:
         folder: of the checkpoint.
         data: what it was trained on, for ``model.json``.
+        templates: file with the pool that `gensci data pair` made, to lie beside the weights.
     """
 
-    def __init__(self, folder: str, data: str):
-        self.folder, self.data = folder, data
+    def __init__(self, folder: str, data: str, templates: str | None = None):
+        self.folder, self.data, self.templates = folder, data, templates
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the checkpoint."""
@@ -141,3 +146,12 @@ class ExportStructureWeights(pl.Callback):
         config = {"class": MODELS.name_of(type(network)), "settings": network.settings}
         state = {name: value.half() for name, value in network.state_dict().items()}
         save_checkpoint(self.folder, state, config, meta)
+        if self.templates is not None:
+            write_beside(Path(self.templates), Path(self.folder) / TEMPLATES)
+
+
+def write_beside(source: Path, place: Path) -> None:
+    """Copy a file so that it is there whole or not at all."""
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    shutil.copyfile(source, part)
+    part.replace(place)

@@ -29,6 +29,7 @@ _COMPOSITION_ONLY = ("formula_units", "templates")
     example="crystal:TiO2",
     sampler="direct",
     checkpoint="crystals",
+    num_samples=16,
 )
 @dataclass(frozen=True, eq=False)
 class CrystalSystem:

@@ -30,8 +30,9 @@ _LIKE = "write it like smiles:CCO"
 
 
 @SYSTEMS.register(
-    "smiles", proposal="structures", example="smiles:CCO", sampler="direct", checkpoint="molecules"
-)
+    "smiles", proposal="structures", example="smiles:CCO", sampler="direct",
+    checkpoint="molecules", num_samples=16,
+)  # fmt: skip
 @dataclass(frozen=True, eq=False)
 class SmilesSystem:
     """Conformers of one molecule with all its hydrogens, by MMFF94 in vacuum.
@@ -128,7 +129,7 @@ class SmilesSystem:
 
 @SYSTEMS.register(
     "molecule", proposal="structures", example="molecule:*", sampler="direct",
-    checkpoint="molecules",
+    checkpoint="molecules", num_samples=16,
 )  # fmt: skip
 @dataclass(frozen=True, eq=False)
 class NewMolecules:
