@@ -31,6 +31,7 @@ typedef struct {
     const float *outer, *outer_bias;
     const float *leave, *leave_bias;  /* (3, width), not in panels */
     int64_t inputs, width, depth, frequencies;
+    double damping;
 } Head;
 
 typedef struct {
@@ -113,8 +114,10 @@ static void silu(float *restrict x, int64_t n)
     for (int64_t i = 0; i < n; i++) x[i] /= 1.0f + exponential(-x[i]);
 }
 
-/* Features of three numbers: themselves, then sines and cosines of their octaves. */
-static float *fourier(const float *x, int torus, float scale, float by, int64_t count, float *out)
+/* Features of three numbers: themselves, then sines and cosines of their octaves, all times `by`;
+ * `spanned` is how much of a wave the noise spans, at the first octave. */
+static float *fourier(const float *x, int torus, float scale, float by, float spanned,
+                      int64_t count, float *out)
 {
     float *sine = out + 3, *cosine = sine + 3 * count;
     for (int d = 0; d < 3; d++, sine += count, cosine += count) {
@@ -122,9 +125,11 @@ static float *fourier(const float *x, int torus, float scale, float by, int64_t 
         float turned = torus ? 6.283185307f * (x[d] - rintf(x[d])) : x[d];
         float s = sinf(turned), c = cosf(turned);
         out[d] = torus ? 0.0f : x[d] * scale * by;
-        for (int64_t k = 0; k < count; k++) {
-            sine[k] = s * by;
-            cosine[k] = c * by;
+        float octave = spanned;
+        for (int64_t k = 0; k < count; k++, octave *= 2.0f) {
+            float share = octave > 0.0f ? by * expf(-0.5f * octave * octave) : by;
+            sine[k] = s * share;
+            cosine[k] = c * share;
             float doubled = 2.0f * s * c;
             c = 1.0f - 2.0f * s * s;
             s = doubled;
@@ -140,9 +145,10 @@ static void features(const Head *h, const Slots *slots, int64_t row, float *out)
     const float *x = slots->x + 3 * row, *hint = slots->hint + 3 * row;
     float sigma = slots->sigma[level], scale = 1.0f / sqrtf(1.0f + sigma * sigma);
     float away[3], hinted = slots->hinted[row];
+    float spanned = (float)h->damping * sigma * (torus ? 6.283185307f : 1.0f);
     for (int d = 0; d < 3; d++) away[d] = x[d] - hint[d];
-    out = fourier(x, torus, scale, 1.0f, h->frequencies, out);
-    out = fourier(away, torus, scale, hinted, h->frequencies, out);
+    out = fourier(x, torus, scale, 1.0f, spanned, h->frequencies, out);
+    out = fourier(away, torus, scale, hinted, spanned, h->frequencies, out);
     out[0] = hinted;
     out[1] = (float)torus;
 }

@@ -30,6 +30,7 @@ class _Head(ctypes.Structure):
     _fields_ = (
         *((name + end, ctypes.c_void_p) for name in WEIGHTS for end in ("", "_bias")),
         *((name, ctypes.c_int64) for name in SIZES),
+        ("damping", ctypes.c_double),
     )
 
 
@@ -85,7 +86,8 @@ class NativeHead:
         }
         sizes = (head.enter.in_features, head.width, len(blocks), len(head.octaves))
         addresses = {name: value.data_ptr() for name, value in self.kept.items()}
-        self.head = _Head(**addresses, **dict(zip(SIZES, sizes, strict=True)))
+        named = dict(zip(SIZES, sizes, strict=True))
+        self.head = _Head(**addresses, **named, damping=head.damping)
         self.scratch_size = TILE * (sizes[0] + 3 * sizes[1])
 
     def __call__(self, x: Tensor, c: Condition, level: Tensor, table: dict[str, Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from gensci.nn import native_edm_head
 from gensci.nn.edm_denoiser import SlotDenoiser
-from gensci.nn.edm_head import EdmHead
+from gensci.nn.edm_head import TORUS, EdmHead
 from gensci.nn.frozen_edm_head import MOST_LEVELS, FrozenHead
 from gensci.samplers.solvers.base import make_solver
 
@@ -22,10 +22,10 @@ KERNEL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def head():
+@pytest.fixture(scope="module", params=[0.0, 0.3])
+def head(request):
     torch.manual_seed(0)
-    head = EdmHead(condition=16, width=64, depth=2)
+    head = EdmHead(condition=16, width=64, depth=2, damping=request.param)
     for weight in head.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     return head.requires_grad_(False)
@@ -130,3 +130,21 @@ def test_density_is_that_of_the_head(calm):
         solver.log_prob(SlotDenoiser(one, c), x * 0.1) for one in (FrozenHead(head), head)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_damping_hides_octaves_that_noise_drowns():
+    """An eighth of the cell is nothing where noise fills it, and all is told where it is low."""
+    torch.manual_seed(0)
+    head = EdmHead(condition=16, width=64, depth=2)
+    torch.nn.init.normal_(head.leave.weight)
+    c = head.condition(torch.randn(8, 16), torch.ones(8, dtype=torch.bool))
+    x = torch.rand(8, 3)
+
+    def change(sigma, damping):
+        head.damping, noise = damping, torch.full((8,), sigma)
+        level = head.by_level(noise, c.torus)
+        return head.raw(x + 1 / 8, noise, c, level) - head.raw(x, noise, c, level)
+
+    assert change(TORUS.high, 1.0).norm() < 0.02 * change(TORUS.high, 0.0).norm()
+    low = 0.01 * TORUS.low
+    torch.testing.assert_close(change(low, 1.0), change(low, 0.0), rtol=1e-2, atol=1e-2)
