@@ -38,28 +38,26 @@ from gensci.metrics.crystal_arrays import Crystal
 from gensci.metrics.match_protocol import Protocol
 from gensci.metrics.matching import match_predictions
 from gensci.models.checkpoint import load_network
+from gensci.models.structure_batches import read_crystals
 from gensci.models.structure_proposal import (
     ANGSTROM,
     Drawing,
     draw_conformers,
-    read_crystals,
 )
 from gensci.nn.edm_denoiser import SlotDenoiser
 from gensci.nn.frozen_edm_head import FrozenHead
 from gensci.nn.smiles_tokens import tokenize
 from gensci.nn.structure_decoding import Track, draw_slots, open_slots
-from gensci.nn.structure_network import StructureTransformer
-from gensci.nn.structure_sequence import (
+from gensci.nn.structure_layout import (
     ANGLE,
     ANGLES,
     FRACTION,
     LENGTHS,
     LOCAL,
     LOG_LENGTH,
-    Prompted,
-    crystal_line,
-    stack,
 )
+from gensci.nn.structure_network import StructureTransformer
+from gensci.nn.structure_sequence import Prompted, crystal_line, stack
 from gensci.samplers.solvers import make_solver
 
 ROWS_AT_ONCE = 64

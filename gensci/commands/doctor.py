@@ -67,7 +67,7 @@ def _show_kernels() -> None:
 
 def _check_checkpoints() -> list[str]:
     """Load every checkpoint that is found, which verifies hash, shapes and settings."""
-    import gensci.systems.peptide  # noqa: F401  (registers the family)
+    import gensci.commands.prepare  # noqa: F401  (registers the families)
     from gensci.core.errors import CheckpointError
     from gensci.core.registry import SYSTEMS
     from gensci.models.checkpoint import list_checkpoints, load_network
@@ -80,12 +80,14 @@ def _check_checkpoints() -> list[str]:
             problems.append(f"checkpoint {name}: {error}")
         else:
             print(f"checkpoint        {name} verified ({folder})")
-    default = SYSTEMS.metadata("peptide")["checkpoint"]
-    if default not in list_checkpoints():
-        problems.append(
-            f"the default checkpoint {default} is missing; install gensci again, or name another "
-            "by --checkpoint (`gensci train` and `gensci convert` make some)"
-        )
+    found = list_checkpoints()
+    defaults = dict.fromkeys(SYSTEMS.metadata(name).get("checkpoint") for name in SYSTEMS)
+    problems += [
+        f"the default checkpoint {default} is missing; install gensci again, or name another "
+        "by --checkpoint (`gensci train` and `gensci convert` make some)"
+        for default in defaults
+        if default and default not in found
+    ]
     return problems
 
 

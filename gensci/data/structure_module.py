@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,33 @@ class StructureBatches(Dataset):
         return self.graph(self.table.smiles[row])
 
 
+class ContinuedLoader(DataLoader):
+    """Batches in order; a stopped training goes on behind the last one it had.
+
+    Args:
+        batches: by number.
+    """
+
+    def __init__(self, batches: StructureBatches):
+        super().__init__(batches, batch_size=None, shuffle=False)
+        self.done = self.first = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of an epoch, from the first that is not done."""
+        first, self.first = self.first, 0
+        for index in range(first, len(self.dataset)):
+            self.done = index + 1
+            yield self.dataset[index]
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch are done."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batches that are done; a whole epoch begins anew."""
+        self.first = state["done"] % len(self.dataset)
+
+
 class RowPairs:
     """Template pairs of a table that was put together from parts of several.
 
@@ -251,7 +278,7 @@ class StructureData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches drawn in this process: drawing is cheap."""
-        return DataLoader(self.train_set, batch_size=None, shuffle=False)
+        return ContinuedLoader(self.train_set)
 
     def val_dataloader(self) -> DataLoader:
         """The same batches every time."""

@@ -11,13 +11,13 @@ from torch import Generator, Tensor
 
 from gensci.core.errors import GensciError
 from gensci.core.protocols import Tensors
+from gensci.models.structure_batches import open_crystals, read_crystals
 from gensci.models.structure_proposal import (
     ROWS_AT_ONCE,
     TRIES,
     Drawing,
     closes,
     draw_conformers,
-    read_crystals,
 )
 from gensci.nn.structure_constraints import ElementConstraint, SmilesConstraint
 from gensci.nn.structure_decoding import TokenTrack, Track, draw_slots, open_slots
@@ -26,7 +26,6 @@ from gensci.nn.structure_sequence import (
     Line,
     Prompted,
     begin,
-    crystal_line,
     stack,
 )
 
@@ -125,18 +124,12 @@ class NewCrystals:
         return x
 
     def _draw(self, compositions: list[np.ndarray], generator: Generator) -> Tensors:
-        cell = np.full(6, 90.0, np.float32)
-        lines = [
-            crystal_line(
-                self.network.vocabulary, z, self.prompt, cell, np.zeros((len(z), 3), np.float32)
-            )
-            for z in compositions
-        ]
-        batch = stack(lines).to(next(self.network.parameters()).device)
+        batch = open_crystals(self.network, compositions, self.prompt)
+        batch = batch.to(next(self.network.parameters()).device)
         with torch.no_grad():
             track = Track(self.network, batch, ~open_slots(batch))
             batch = draw_slots(track, self.drawing.solve(generator))
-        return read_crystals(batch)
+        return read_crystals(batch, self.network.layout)
 
 
 class NewMolecules:

@@ -17,7 +17,7 @@ from gensci.core.registry import MODELS
 from gensci.models.checkpoint import save_checkpoint
 from gensci.nn.structure_sequence import Batch
 
-VALIDATION_REPEATS = 8
+VALIDATION_REPEATS = 24
 TEMPLATES = "templates.safetensors"
 
 
@@ -78,14 +78,12 @@ class StructureModel(pl.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Losses of the averaged weights, with the same noise every time."""
-        parts = [
-            self.average.module.losses(batch, stream(self.hparams.seed, "validation", index, k))
-            for k in range(VALIDATION_REPEATS)
-        ]
-        size = batch.places[0]
+        generator = stream(self.hparams.seed, "validation", index)
+        losses = self.average.module.losses(batch, generator, VALIDATION_REPEATS)
         for name in ("token", "slot"):
-            value = torch.stack([getattr(part, name) for part in parts]).mean()
-            self.log(f"val_{name}", value, batch_size=size, prog_bar=True)
+            self.log(
+                f"val_{name}", getattr(losses, name), batch_size=batch.places[0], prog_bar=True
+            )
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up, constant rate and decay; no weight decay of vectors and tables."""

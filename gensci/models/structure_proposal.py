@@ -6,32 +6,21 @@ What solves slots and decodes tokens is handed in, so that this module knows net
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gensci.core.lattice import lattice_matrix, lattice_parameters
+from gensci.core.diffusion import Denoiser
 from gensci.core.protocols import Tensors
-from gensci.nn.edm_denoiser import SlotDenoiser
-from gensci.nn.structure_collate import Ordered, element_order, from_first, molecule_batch
+from gensci.models.structure_batches import open_crystals, open_molecules, read_crystals
+from gensci.nn.structure_collate import Ordered, element_order, from_first
 from gensci.nn.structure_decoding import Track, draw_slots, open_slots
-from gensci.nn.structure_frames import local_coordinates
+from gensci.nn.structure_heads import RestingHead
 from gensci.nn.structure_network import StructureTransformer
-from gensci.nn.structure_sequence import (
-    ANGLES,
-    FRACTION,
-    LENGTHS,
-    Batch,
-    Prompted,
-    crystal_line,
-    molecule_line,
-    normal_lattice,
-    physical_lattice,
-    stack,
-)
+from gensci.nn.structure_sequence import Batch, Prompted, crystal_line, stack
 
 ANGSTROM = 0.1  # nm
 ROWS_AT_ONCE = 256
@@ -42,9 +31,7 @@ FLAT = 0.05  # of the volume of a rectangular cell with the same edges
 class SlotSolver(Protocol):
     """What draws slots: a solver of `gensci.samplers.solvers`."""
 
-    def solve(
-        self, denoiser: SlotDenoiser, generator: Generator, temperature: float = 1.0
-    ) -> Tensor:
+    def solve(self, denoiser: Denoiser, generator: Generator, temperature: float = 1.0) -> Tensor:
         """Draws (n, 3) from the laws of n slots."""
         ...
 
@@ -52,7 +39,7 @@ class SlotSolver(Protocol):
 class DensitySolver(Protocol):
     """A solver that knows the density of what it draws."""
 
-    def log_prob(self, denoiser: SlotDenoiser, x: Tensor, temperature: float = 1.0) -> Tensor:
+    def log_prob(self, denoiser: Denoiser, x: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-density (n,) of slots (n, 3)."""
         ...
 
@@ -71,12 +58,12 @@ class Drawing:
     solver: SlotSolver
     temperature: float = 1.0
     density: DensitySolver | None = None
-    guide: Callable[[SlotDenoiser, SlotDenoiser], Any] | None = None
+    guide: Callable[[Denoiser, Denoiser], Any] | None = None
 
     def solve(self, generator: Generator) -> Callable[..., Tensor]:
         """The function that `draw_slots` asks for."""
 
-        def solve(denoiser: SlotDenoiser, *others: SlotDenoiser) -> Tensor:
+        def solve(denoiser: Denoiser, *others: Denoiser) -> Tensor:
             chosen = self.guide(denoiser, *others) if others and self.guide else denoiser
             return self.solver.solve(chosen, generator, self.temperature)
 
@@ -128,16 +115,10 @@ class CrystalProposal:
 
     def _batch(self, which: Tensor, prompt: Prompted) -> Batch:
         """Sequences in full length with open slots, led by templates ``which`` (n,)."""
-        cell = np.full(6, 90.0, np.float32)
-        inside = np.zeros((len(self.numbers), 3), np.float32)
-        lines = [
-            crystal_line(
-                self.network.vocabulary, self.numbers, prompt, cell, inside, template,
-                None if template is None else True,
-            )
-            for template in self.templates
-        ]  # fmt: skip
-        return stack(lines).rows(which % len(lines)).to(self.device)
+        count = len(self.templates)
+        compositions = [self.numbers] * count
+        batch = open_crystals(self.network, compositions, prompt, self.templates)
+        return batch.rows(which % count).to(self.device)
 
     def sample(self, n: int, generator: Generator) -> Tensors:
         """Draws {"numbers", "fractional", "lattice"} of n crystals whose cells have a volume."""
@@ -166,7 +147,7 @@ class CrystalProposal:
         first, *others = self.tracks(which)
         with torch.no_grad():
             drawn = draw_slots(first, self.drawing.solve(generator), tuple(others))
-        return self.in_order(read_crystals(drawn))
+        return self.in_order(read_crystals(drawn, self.network.layout))
 
     def in_order(self, x: Tensors) -> Tensors:
         """Crystals with their atoms in the order that was asked for."""
@@ -180,11 +161,12 @@ class CrystalProposal:
         """
         n = len(x["fractional"])
         batch = self._batch(torch.arange(n), self.prompt)
-        cells = lattice_parameters(x["lattice"].double()).cpu().numpy()
-        slots = np.stack([normal_lattice(cell, len(self.numbers)) for cell in cells])
-        atoms = x["fractional"][:, self.order.to(x["fractional"].device)]
-        atoms = (atoms - atoms[:, :1])[:, 1:] % 1.0
-        values = torch.cat((torch.from_numpy(slots).to(atoms), atoms), 1)
+        layout = self.network.layout
+        atoms = layout.atoms_inside(x["fractional"][:, self.order.to(x["fractional"].device)])
+        if self.network.periodic:
+            atoms = atoms % 1.0
+        slots = layout.cell_slots(x["lattice"], len(self.numbers))
+        values = torch.cat((slots.to(atoms), atoms), 1)
         batch.value[open_slots(batch)] = values.flatten(0, 1).to(batch.value)
         return slot_log_prob(self.network, batch, self.drawing)
 
@@ -192,21 +174,6 @@ class CrystalProposal:
         """Draws and their log-density."""
         x = self.sample(n, generator)
         return x, self.log_prob(x)
-
-
-def read_crystals(batch: Batch) -> Tensors:
-    """Numbers, fractional coordinates and lattices of drawn sequences, padded with zeros."""
-    atoms = ~batch.template & (batch.kind == FRACTION)
-    counts, device = atoms.sum(1), batch.ids.device
-    most = int(counts.max())
-    numbers = torch.zeros(len(counts), most, dtype=torch.long, device=device)
-    fractional = torch.zeros(len(counts), most, 3, device=device)
-    inside = torch.arange(most, device=device) < counts.unsqueeze(-1)
-    numbers[inside], fractional[inside] = batch.element[atoms], batch.value[atoms]
-    cell = batch.learn & ((batch.kind == LENGTHS) | (batch.kind == ANGLES))
-    slots = batch.value[cell].view(-1, 2, 3)
-    lattice = lattice_matrix(physical_lattice(slots, counts).double()).float()
-    return {"numbers": numbers, "fractional": fractional, "lattice": lattice}
 
 
 class MostLikely:
@@ -242,11 +209,10 @@ def slot_log_prob(network: StructureTransformer, batch: Batch, drawing: Drawing)
         hidden = network(batch)
     place = open_slots(batch)[:, 1:]
     rows = place.nonzero()[:, 0]
-    torus = (batch.kind[:, 1:][place] == FRACTION) & network.periodic
-    condition = network.head.condition(
+    torus = network.on_torus(batch.kind[:, 1:][place])
+    denoiser = RestingHead(network.head).denoiser(
         hidden[:, :-1][place], torus, batch.hint[:, 1:][place], batch.hinted[:, 1:][place]
     )
-    denoiser = SlotDenoiser(network.head, condition)
     each = solver.log_prob(denoiser, batch.value[:, 1:][place], drawing.temperature)
     return (
         torch.zeros(len(hidden), dtype=torch.float64)
@@ -270,7 +236,10 @@ def chance_of_same(
         prompt: training set and properties.
     """
     lines = [
-        crystal_line(network.vocabulary, np.asarray(numbers), prompt, template=t) for t in templates
+        crystal_line(
+            network.vocabulary, np.asarray(numbers), prompt, template=t, layout=network.layout
+        )
+        for t in templates
     ]
     batch = stack(lines).to(next(network.parameters()).device)
     with torch.no_grad():
@@ -337,10 +306,11 @@ class ConformerProposal:
         batch = open_molecules(self.network, [(self.graph, self.pieces)] * n, self.prompt)
         batch = batch.to(self.device)
         positions = (x["positions"] / ANGSTROM).to(batch.value)
-        positions = positions - positions[:, :1]
+        if self.network.layout.frames == "local":
+            positions = positions - positions[:, :1]
         batch.molecule.positions[:] = positions
         start = int(batch.molecule.start[0])
-        local = local_coordinates(positions, batch.molecule.references)
+        local = self.network.layout.atoms_in_space(positions, batch.molecule.references)
         batch.value[:, start : start + atoms] = local
         return slot_log_prob(self.network, batch, self.drawing)
 
@@ -348,25 +318,6 @@ class ConformerProposal:
         """Draws and their log-density."""
         x = self.sample(n, generator)
         return x, self.log_prob(x)
-
-
-def open_molecules(
-    network: StructureTransformer, items: Sequence[tuple[Any, Sequence[int]]], prompt: Prompted
-) -> Batch:
-    """Sequences of molecules, given by graph and tokens of the SMILES, with open slots.
-
-    The slot of the first atom is not learned: it is the origin.
-    """
-    lines, starts = [], []
-    for graph, pieces in items:
-        n = len(graph.numbers)
-        empty = np.zeros((n, 3), np.float32)
-        line = molecule_line(network.vocabulary, pieces, prompt, graph.numbers, empty)
-        lines.append(line)
-        starts.append(line.length - 1 - n)
-    graphs = [graph for graph, _ in items]
-    atoms = molecule_batch(graphs, [np.zeros((len(g.numbers), 3), np.float32) for g in graphs])
-    return replace(stack(lines), molecule=replace(atoms, start=torch.tensor(starts)))
 
 
 def draw_conformers(

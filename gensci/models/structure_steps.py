@@ -8,17 +8,15 @@ import torch
 from torch import Generator, Tensor
 
 from gensci.core.protocols import Tensors
+from gensci.models.structure_batches import open_molecules, read_crystals
 from gensci.models.structure_proposal import (
     ANGSTROM,
     ConformerProposal,
     CrystalProposal,
     Drawing,
-    open_molecules,
-    read_crystals,
 )
 from gensci.nn.structure_decoding import Track, draw_slot, open_slots
 
-CELL_SLOTS = 2  # lengths and angles, before the atoms
 Tracks: TypeAlias = tuple[Track, ...]
 """The rows under their prompt, and under the one without properties where that takes part."""
 
@@ -26,14 +24,20 @@ Tracks: TypeAlias = tuple[Track, ...]
 class StepwiseCrystals(CrystalProposal):
     """Crystals of one composition whose slots can be drawn one at a time.
 
-    The first two are the cell, then come the atoms in the order of `element_order`. Drawn so, the
-    last of the templates leads all rows: the one that stands for none, where it is among them.
+    The first two are the cell (three where it is vectors), then come the atoms in the order of
+    `element_order`. Drawn so, the last of the templates leads all rows: the one that stands for
+    none, where it is among them.
     """
+
+    @property
+    def cell_slots(self) -> int:
+        """Slots of the cell, before the atoms."""
+        return len(self.network.layout.cell_kinds)
 
     @property
     def num_steps(self) -> int:
         """Slots of a crystal."""
-        return CELL_SLOTS + len(self.numbers)
+        return self.cell_slots + len(self.numbers)
 
     def begin(self, n: int, generator: Generator) -> Tracks:
         """Rows of which nothing is drawn."""
@@ -46,9 +50,9 @@ class StepwiseCrystals(CrystalProposal):
 
     def view(self, partial: Tracks, step: int) -> Tensors:
         """Numbers and coordinates so far, with ``placed`` (n,) atoms; the cell once it is there."""
-        x = read_crystals(partial[0].batch)
-        x["placed"] = torch.full((len(x["numbers"]),), max(0, step + 1 - CELL_SLOTS))
-        if step + 1 < CELL_SLOTS:
+        x = read_crystals(partial[0].batch, self.network.layout)
+        x["placed"] = torch.full((len(x["numbers"]),), max(0, step + 1 - self.cell_slots))
+        if step + 1 < self.cell_slots:
             del x["lattice"]
         return x
 
@@ -58,16 +62,21 @@ class StepwiseCrystals(CrystalProposal):
 
     def finish(self, partial: Tracks) -> Tensors:
         """The crystals, their atoms in the order that was asked for."""
-        return self.in_order(read_crystals(partial[0].batch))
+        return self.in_order(read_crystals(partial[0].batch, self.network.layout))
 
 
 class StepwiseConformers(ConformerProposal):
-    """Conformers whose atoms can be drawn one at a time, the first at the origin."""
+    """Conformers whose atoms can be drawn one at a time, the first mostly at the origin."""
+
+    @property
+    def fixed(self) -> int:
+        """Atoms that are there from the beginning."""
+        return self.network.layout.fixed_atoms["molecule"]
 
     @property
     def num_steps(self) -> int:
         """Atoms to place."""
-        return max(1, len(self.graph.numbers) - 1)
+        return max(1, len(self.graph.numbers) - self.fixed)
 
     def begin(self, n: int, generator: Generator) -> Tracks:
         """Rows with the first atom."""
@@ -84,7 +93,7 @@ class StepwiseConformers(ConformerProposal):
     def view(self, partial: Tracks, step: int) -> Tensors:
         """Numbers and positions (nm) so far, with ``placed`` (n,) atoms."""
         x = self.finish(partial)
-        placed = min(step + 2, x["numbers"].shape[1])
+        placed = min(step + 1 + self.fixed, x["numbers"].shape[1])
         return {**x, "placed": torch.full((len(x["numbers"]),), placed)}
 
     def select(self, partial: Tracks, rows: Tensor) -> Tracks:

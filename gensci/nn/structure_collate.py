@@ -12,7 +12,7 @@ import torch
 
 from gensci.core.errors import UsageError
 from gensci.nn.smiles_tokens import tokenize
-from gensci.nn.structure_frames import local_coordinates
+from gensci.nn.structure_layout import Layout
 from gensci.nn.structure_sequence import (
     Batch,
     Line,
@@ -48,10 +48,25 @@ def element_order(numbers: np.ndarray, rng: Rng | None = None) -> np.ndarray:
     return np.lexsort((ties, -numbers.astype(np.int64), count))
 
 
-def from_first(fractional: np.ndarray) -> np.ndarray:
-    """Fractional coordinates on the torus with the first atom at the origin."""
-    moved = (fractional.astype(np.float64) - fractional[:1]) % 1.0
+def from_first(fractional: np.ndarray, start: np.ndarray | float = 0.0) -> np.ndarray:
+    """Fractional coordinates on the torus with the first atom at ``start``, the origin."""
+    moved = (fractional.astype(np.float64) - fractional[:1] + start) % 1.0
     return moved.astype(np.float32) % np.float32(1.0)  # rounding can give exactly one
+
+
+def arrange(
+    layout: Layout, numbers: np.ndarray, fractional: np.ndarray, rng: Rng
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """The order (n,) of a crystal's atoms, and where the first of them is to lie (3,) or 0."""
+    order = element_order(numbers, rng)
+    start = rng.random(3) if layout.origin == "random" else 0.0
+    if layout.atom_order == "shuffled":
+        return order, start
+    inside = from_first(fractional[order], start)
+    # Stable, so that only atoms of one element change places.
+    group = np.concatenate(([0], np.cumsum(np.diff(numbers[order].astype(np.int64)) != 0)))
+    within = np.lexsort((*inside.T[::-1], group))
+    return order[within], inside[within[0]].astype(np.float64)
 
 
 def random_rotation(rng: Rng) -> np.ndarray:
@@ -72,12 +87,13 @@ class Collator:
 
     Args:
         vocabulary: of the model.
+        layout: of the slots.
         settings: of the model: ``family``, ``max_atoms``, ``properties``, ``drop_source``,
             ``show_property``, ``show_template``.
     """
 
-    def __init__(self, vocabulary: Vocabulary, settings: Mapping[str, Any]):
-        self.vocabulary, self.settings = vocabulary, settings
+    def __init__(self, vocabulary: Vocabulary, layout: Layout, settings: Mapping[str, Any]):
+        self.vocabulary, self.layout, self.settings = vocabulary, layout, settings
 
     def __call__(
         self, structures: Sequence[Any], rng: Rng, extras: Sequence[Any] | None = None
@@ -129,18 +145,21 @@ class Collator:
     def _crystal(self, structure: Any, pair: Any, rng: Rng) -> Line:
         numbers = np.asarray(structure.numbers, np.int64)
         prompt = self.prompt(structure, rng)
-        lattice, fractional = structure.lattice, structure.coordinates
+        lattice, fractional, layout = structure.lattice, structure.coordinates, self.layout
+        turn = random_rotation(rng) if layout.lattice == "vectors" else None
+        slots = {"layout": layout, "rotation": turn}
         if pair is None or rng.random() >= self.settings["show_template"]:
-            order = element_order(numbers, rng)
-            inside = from_first(fractional[order])
-            return crystal_line(self.vocabulary, numbers[order], prompt, lattice, inside)
+            order, start = arrange(layout, numbers, fractional, rng)
+            inside = from_first(fractional[order], start)
+            return crystal_line(self.vocabulary, numbers[order], prompt, lattice, inside, **slots)
         # A structure that is not of the template's kind keeps an order of its own.
-        order, own = element_order(pair.numbers, rng), element_order(numbers, rng)
+        order, start = arrange(layout, pair.numbers, pair.template_fractional, rng)
+        own, own_start = arrange(layout, numbers, fractional, rng)
         if pair.same:
-            lattice, fractional, own = pair.lattice, pair.fractional, order
+            lattice, fractional, own, own_start = pair.lattice, pair.fractional, order, start
         template = Ordered(
             np.asarray(pair.source_numbers, np.int64)[order],
-            from_first(pair.template_fractional[order]),
+            from_first(pair.template_fractional[order], start),
             pair.template_lattice,
         )
         return crystal_line(
@@ -148,23 +167,27 @@ class Collator:
             np.asarray(pair.numbers, np.int64)[order],
             prompt,
             lattice,
-            from_first(fractional[own]),
+            from_first(fractional[own], own_start),
             template,
             bool(pair.same),
+            **slots,
         )
 
     def _molecules(self, structures: Sequence[Any], graphs: Sequence[Any], rng: Rng) -> Batch:
         turned = [
-            (s.coordinates - s.coordinates[0]) @ random_rotation(rng).T.astype(np.float32)
+            (s.coordinates - self.layout.centre(s.coordinates))
+            @ random_rotation(rng).T.astype(np.float32)
             for s in structures
         ]
         atoms = molecule_batch(graphs, turned)
-        local = local_coordinates(atoms.positions, atoms.references).numpy()
+        local = self.layout.atoms_in_space(atoms.positions, atoms.references).numpy()
         lines, starts = [], []
         for k, (structure, graph) in enumerate(zip(structures, graphs, strict=True)):
             prompt, n = self.prompt(structure, rng), len(graph.numbers)
             pieces = [self.vocabulary.piece(text) for text in tokenize(graph.smiles)]
-            line = molecule_line(self.vocabulary, pieces, prompt, graph.numbers, local[k, :n])
+            line = molecule_line(
+                self.vocabulary, pieces, prompt, graph.numbers, local[k, :n], layout=self.layout
+            )
             lines.append(line)
             starts.append(line.length - 1 - n)
         return replace(stack(lines), molecule=replace(atoms, start=torch.tensor(starts)))

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gensci.nn.edm_denoiser import SlotDenoiser
+from gensci.core.diffusion import Denoiser
 from gensci.nn.frames import to_global
-from gensci.nn.frozen_edm_head import FrozenHead
 from gensci.nn.llama import LlamaCache
 from gensci.nn.structure_constraints import Constraint
 from gensci.nn.structure_frames import frames_of
-from gensci.nn.structure_sequence import FRACTION, TOKEN, Batch, MoleculeBatch
+from gensci.nn.structure_heads import RestingHead
+from gensci.nn.structure_layout import TOKEN
+from gensci.nn.structure_sequence import Batch, MoleculeBatch
 
 if TYPE_CHECKING:
     from gensci.nn.structure_network import StructureTransformer
 
-Solve = Callable[[SlotDenoiser], Tensor]
+Solve = Callable[[Denoiser], Tensor]
 """Draws (n, 3) of slots from their denoiser."""
 
 
@@ -35,7 +36,7 @@ class Track:
 
     def __init__(self, network: StructureTransformer, batch: Batch, known: Tensor):
         self.network, self.batch, self.known = network, _copy(batch), known
-        self.head = FrozenHead(network.head)
+        self.head = RestingHead(network.head)
         if batch.molecule is not None:
             self.batch = replace(self.batch, molecule=_copy(batch.molecule))
         length = batch.places[1]
@@ -59,13 +60,12 @@ class Track:
         """(B,) rows whose slot at this place is to be drawn."""
         return ~self.known[:, self.place]
 
-    def denoiser(self, rows: Tensor) -> SlotDenoiser:
+    def denoiser(self, rows: Tensor) -> Denoiser:
         """Of the slots of some rows (n,) int64 at this place."""
         batch, network = self.batch, self.network
-        torus = (batch.kind[rows, self.place] == FRACTION) & network.periodic
+        torus = network.on_torus(batch.kind[rows, self.place])
         hint, hinted = batch.hint[rows, self.place], batch.hinted[rows, self.place]
-        condition = network.head.condition(self.hidden[rows], torus, hint, hinted)
-        return SlotDenoiser(self.head, condition)
+        return self.head.denoiser(self.hidden[rows], torus, hint, hinted)
 
     def put(self, rows: Tensor, values: Tensor) -> None:
         """Write values (n, 3) into the slots of rows at this place, and read it."""
@@ -84,6 +84,9 @@ class Track:
         if molecule is None:
             return
         atom = self.place - molecule.start[rows]
+        if self.network.layout.frames == "global":
+            molecule.positions[rows, atom] = self.batch.value[rows, self.place]
+            return
         references = molecule.references[rows, atom].unsqueeze(1)
         origin, axes = frames_of(molecule.positions[rows], references)
         x = to_global(self.batch.value[rows, self.place], origin[:, 0], axes[:, 0])
@@ -92,7 +95,7 @@ class Track:
     def _surroundings(self, u: Tensor) -> Tensor:
         """What the next atoms find, zero where no atom comes next."""
         molecule = self.batch.molecule
-        if molecule is None:
+        if molecule is None or self.network.surroundings is None:
             return torch.zeros_like(u)
         atom = self.place + 1 - molecule.start
         inside = (atom >= 0) & (atom < molecule.numbers.shape[1])

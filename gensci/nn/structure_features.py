@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gensci.nn.structure_sequence import FRACTION, NUM_KINDS, TOKEN, Batch
+from gensci.nn.structure_layout import FRACTION, TOKEN, Layout
+from gensci.nn.structure_sequence import Batch
 
 HARMONICS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 ATOMIC_NUMBERS = 119
@@ -112,19 +113,32 @@ class SequenceEmbedding(nn.Module):
         hidden: channels.
         max_atoms: most atoms of a structure.
         periodic: whether fractional coordinates are read on the torus.
+        coming: whether a place is told which slot comes next.
+        kinds: how many kinds of slots there are.
     """
 
-    def __init__(self, tokens: int, hidden: int, max_atoms: int, periodic: bool = True):
+    def __init__(
+        self,
+        tokens: int,
+        hidden: int,
+        max_atoms: int,
+        periodic: bool = True,
+        coming: bool = True,
+        kinds: int = Layout().num_kinds,
+    ):
         super().__init__()
+        self.tells = coming
         self.token = nn.Embedding(tokens, hidden)
         self.value = ValueEmbedding(hidden, periodic)
-        self.kind, self.next_kind = (nn.Embedding(NUM_KINDS, hidden) for _ in range(2))
-        self.element, self.next_element, self.source = (
-            nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0) for _ in range(3)
+        self.kind = nn.Embedding(kinds, hidden)
+        self.element, self.source = (
+            nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0) for _ in range(2)
         )
-        self.index, self.next_index = (
-            nn.Embedding(max_atoms + 1, hidden, padding_idx=0) for _ in range(2)
-        )
+        self.index = nn.Embedding(max_atoms + 1, hidden, padding_idx=0)
+        if coming:
+            self.next_kind = nn.Embedding(kinds, hidden)
+            self.next_element = nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0)
+            self.next_index = nn.Embedding(max_atoms + 1, hidden, padding_idx=0)
         self.of_template = nn.Embedding(2, hidden)
         self.hint = ValueEmbedding(hidden, periodic)
         for table in self.children():
@@ -153,7 +167,9 @@ class SequenceEmbedding(nn.Module):
         return u + self.source(zero) + self.of_template(zero) + self.coming(zero, zero, zero)
 
     def coming(self, kind: Tensor, element: Tensor, index: Tensor) -> Tensor:
-        """Channels (..., hidden) about the slot that follows; tokens to come are not told."""
+        """Channels (..., hidden) about the slot that follows, or zero; tokens are not told."""
+        if not self.tells:
+            return self.kind.weight.new_zeros(())
         slot = kind != TOKEN
         zero = torch.zeros_like(element)
         return (

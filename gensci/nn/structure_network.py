@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from gensci.core.errors import UsageError
 from gensci.core.registry import MODELS
-from gensci.nn.edm_head import EdmHead
 from gensci.nn.llama import Llama
 from gensci.nn.smiles_tokens import SMILES_PIECES
 from gensci.nn.structure_collate import Collator
 from gensci.nn.structure_features import SequenceEmbedding, Surroundings
 from gensci.nn.structure_frames import frames_of, roles
-from gensci.nn.structure_sequence import FRACTION, TOKEN, Batch, MoleculeBatch
+from gensci.nn.structure_heads import build_head, slot_errors
+from gensci.nn.structure_layout import FRACTION, TOKEN, Layout
+from gensci.nn.structure_sequence import Batch, MoleculeBatch
 from gensci.nn.structure_vocabulary import Vocabulary
 
 
@@ -48,6 +49,14 @@ class StructureTransformer(nn.Module):
             every slot is trained on in a step.
         max_atoms: most atoms of a structure.
         periodic: whether fractional coordinates live on the torus.
+        lattice, origin, atom_order, frames: how structures are written as slots; see
+            :class:`~gensci.nn.structure_layout.Layout`. Global frames have no surroundings.
+        head: ``edm``, or ``ddpm``, the published one, which takes fractional coordinates for
+            vectors in space.
+        coming: whether a place is told which slot comes next, in kind, element and number.
+        ignore_padding: whether the loss of the tokens is that of the tokens to be predicted. The
+            published one counts every place that is no slot, padding too.
+        head_damping: of the octaves that the noise spans; see `EdmHead`.
         drop_source, show_property, show_template: chances in training that the training set is
             hidden, that a known property is shown, and that a template is.
         vocabulary_sha256: of the vocabulary that weights were trained with.
@@ -75,7 +84,16 @@ class StructureTransformer(nn.Module):
         show_property: float = 0.3,
         show_template: float = 0.6,
         vocabulary_sha256: str | None = None,
+        lattice: str = "niggli",
+        origin: str = "first",
+        atom_order: str = "shuffled",
+        frames: str = "local",
+        head: str = "edm",
+        coming: bool = True,
+        ignore_padding: bool = True,
+        head_damping: float = 0.25,
     ):
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         if family not in ("crystal", "molecule"):
             raise UsageError(f"family={family!r} is unknown", "choose crystal or molecule")
@@ -83,33 +101,24 @@ class StructureTransformer(nn.Module):
         self.vocabulary = Vocabulary.build(sets, properties, pieces, family == "crystal")
         if vocabulary_sha256 is not None:
             self.vocabulary.check(vocabulary_sha256)
-        self.settings = {
-            "family": family,
+        self.settings = settings | {
             "sets": list(sets),
             "properties": {name: list(value) for name, value in properties.items()},
-            "hidden": hidden,
-            "intermediate": intermediate,
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "head_width": head_width,
-            "head_depth": head_depth,
-            "head_repeats": head_repeats,
-            "max_atoms": max_atoms,
-            "periodic": periodic,
-            "drop_source": drop_source,
-            "show_property": show_property,
-            "show_template": show_template,
             "vocabulary_sha256": self.vocabulary.sha256,
         }
         self.family, self.max_atoms, self.periodic = family, max_atoms, periodic
-        self.head_repeats = head_repeats
-        self.collator = Collator(self.vocabulary, self.settings)
-        self.embedding = SequenceEmbedding(len(self.vocabulary), hidden, max_atoms, periodic)
+        self.head_repeats, self.ignore_padding = head_repeats, ignore_padding
+        self.layout = Layout.of(settings)
+        self.collator = Collator(self.vocabulary, self.layout, self.settings)
+        self.embedding = SequenceEmbedding(
+            len(self.vocabulary), hidden, max_atoms, periodic, coming, self.layout.num_kinds
+        )
         self.backbone = Llama(hidden, intermediate, num_layers, num_heads, qk_norm=True)
         self.tokens_out = nn.Linear(hidden, len(self.vocabulary), bias=False)
         nn.init.normal_(self.tokens_out.weight, std=0.02)
-        self.head = EdmHead(hidden, head_width, head_depth)
-        self.surroundings = Surroundings(hidden) if family == "molecule" else None
+        self.head = build_head(head, hidden, head_width, head_depth, head_damping)
+        around = family == "molecule" and frames == "local"
+        self.surroundings = Surroundings(hidden) if around else None
 
     def collate(
         self, structures: Sequence[Any], generator: Generator, extras: Sequence[Any] | None = None
@@ -159,21 +168,31 @@ class StructureTransformer(nn.Module):
             (order < atoms.unsqueeze(-1)) & (m.numbers > 0).unsqueeze(1),
         )
 
+    def on_torus(self, kind: Tensor) -> Tensor:
+        """Whether slots of some kinds (any shape) live on the torus."""
+        return (kind == FRACTION) & (self.periodic and self.settings["head"] == "edm")
+
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states (B, L, hidden); that at place p is about place p + 1."""
         return self.backbone(self.inputs(batch))
 
-    def losses(self, batch: Batch, generator: Generator) -> Losses:
-        """Cross-entropy of the tokens (nats) and denoising loss of the slots, padding left out."""
+    def losses(self, batch: Batch, generator: Generator, repeats: int | None = None) -> Losses:
+        """Cross-entropy of the tokens (nats) and denoising loss of the slots.
+
+        Args:
+            batch: of structures.
+            generator: of noise and its levels.
+            repeats: noise levels of every slot; ``head_repeats`` by default.
+        """
         hidden = self(batch)[:, :-1]
         learn, kind = batch.learn[:, 1:], batch.kind[:, 1:]
-        token, slot = learn & (kind == TOKEN), learn & (kind != TOKEN)
+        slot = learn & (kind != TOKEN)
+        token = (kind == TOKEN) & (learn | (not self.ignore_padding))
         logits = self.tokens_out(hidden[token]).float()
         entropy = F.cross_entropy(logits, batch.ids[:, 1:][token])
-        torus = (kind[slot] == FRACTION) & self.periodic
         values, hint = batch.value[:, 1:][slot], batch.hint[:, 1:][slot]
-        error = self.head.loss(
-            hidden[slot], values, torus, generator, hint, batch.hinted[:, 1:][slot],
-            self.head_repeats,
+        error = slot_errors(
+            self.head, hidden[slot], values, self.on_torus(kind[slot]), generator, hint,
+            batch.hinted[:, 1:][slot], self.head_repeats,
         )  # fmt: skip
         return Losses(entropy, error.mean(), int(token.sum()), int(slot.sum()))

@@ -5,7 +5,7 @@ L A x1..xn <eos>``: one token for every atom, L the three lengths and A the thre
 Niggli cell, x fractional from the first atom on. A molecule reads ``<bos> [<set>] (<prop> v)*
 SMILES <coord> x1..xN <eos>`` with every hydrogen, x in the frame of atoms placed before, the first
 atom at the origin. After Zhang et al. 2025 (arXiv:2503.06687), whose slots are raw lattice vectors
-and Cartesian coordinates.
+and Cartesian coordinates; these a :class:`~gensci.nn.structure_layout.Layout` can have as well.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gensci.nn.structure_layout import FRACTION, LOCAL, PROPERTY, Layout
 from gensci.nn.structure_vocabulary import Vocabulary
-
-TOKEN, LENGTHS, ANGLES, FRACTION, LOCAL, PROPERTY = range(6)
-NUM_KINDS = 6
-LOG_LENGTH = (1.1, 0.3)  # mean and width of log(length / atoms^(1/3)), length in Angstrom
-ANGLE = (90.0, 20.0)  # degrees
 
 
 @dataclass(frozen=True)
@@ -161,19 +157,6 @@ def stack(lines: Sequence[Line]) -> Batch:
     return Batch(**columns)
 
 
-def normal_lattice(lattice: np.ndarray, atoms: int) -> np.ndarray:
-    """Lattice (6,) in Angstrom and degrees as the network's two slots (2, 3)."""
-    lengths = (np.log(lattice[:3] / atoms ** (1 / 3)) - LOG_LENGTH[0]) / LOG_LENGTH[1]
-    return np.stack((lengths, (lattice[3:] - ANGLE[0]) / ANGLE[1])).astype(np.float32)
-
-
-def physical_lattice(slots: Tensor, atoms: Tensor) -> Tensor:
-    """The reverse of :func:`normal_lattice`: (..., 2, 3) slots and (...) counts to (..., 6)."""
-    scale = atoms.to(slots.dtype).unsqueeze(-1) ** (1 / 3)
-    lengths = (slots[..., 0, :] * LOG_LENGTH[1] + LOG_LENGTH[0]).exp() * scale
-    return torch.cat((lengths, slots[..., 1, :] * ANGLE[1] + ANGLE[0]), -1)
-
-
 @dataclass(frozen=True)
 class Prompted:
     """What stands before the atoms.
@@ -206,6 +189,8 @@ def crystal_line(
     fractional: np.ndarray | None = None,
     template: Any = None,
     same: bool | None = None,
+    layout: Layout | None = None,
+    rotation: np.ndarray | None = None,
 ) -> Line:
     """The sequence of a crystal, or its beginning where there is no structure yet.
 
@@ -219,40 +204,48 @@ def crystal_line(
             order of ``numbers``; or None.
         same: whether the structure is of the template's kind; None leaves the answer open, and
             the sequence ends before it.
+        layout: of the slots.
+        rotation: (3, 3) of lattice vectors, those of the template too.
     """
-    n = len(numbers)
+    n, layout = len(numbers), layout or Layout()
     line = Line(vocabulary, 2 * n + 16 + 2 * len(prompt.properties or {}) + n)
     begin(line, prompt)
     order = np.arange(1, n + 1)
     tokens = [vocabulary.element(int(z)) for z in numbers]
     line.tokens(tokens, True, element=numbers, index=order)
     if template is not None:
-        _write_template(line, numbers, order, template)
+        cell = layout.cell(template.lattice, n, rotation)
+        _write_template(line, numbers, order, template, cell, layout)
         if same is None:
             return line
         line.tokens([vocabulary.same if same else vocabulary.other], True, template=True)
     line.tokens([vocabulary.coordinates], True)
     if fractional is None or lattice is None:
         return line
-    hints: list[dict[str, Any]] = [{}, {}, {}]
+    slots = [*layout.cell(lattice, n, rotation)[:, None], fractional]
+    hints: list[dict[str, Any]] = [{} for _ in slots]
     if template is not None and same:
-        given = normal_lattice(template.lattice, n)
-        values = (given[:1], given[1:], template.fractional)
+        values = [*layout.cell(template.lattice, n, rotation)[:, None], template.fractional]
         hints = [{"hint": value, "hinted": True} for value in values]
-    slots = normal_lattice(lattice, n)
-    line.slots(LENGTHS, slots[:1], True, **hints[0])
-    line.slots(ANGLES, slots[1:], True, **hints[1])
-    # Where the first atom lies is no property of the crystal.
-    line.slots(FRACTION, fractional, order > 1, element=numbers, index=order, **hints[2])
+    for kind, slot, hint in zip(layout.cell_kinds, slots, hints, strict=False):
+        line.slots(kind, slot, True, **hint)
+    learned = order > layout.fixed_atoms["crystal"]
+    line.slots(FRACTION, fractional, learned, element=numbers, index=order, **hints[-1])
     line.tokens([vocabulary.end], False)
     return line
 
 
-def _write_template(line: Line, numbers: np.ndarray, order: np.ndarray, template: Any) -> None:
-    slots = normal_lattice(template.lattice, len(numbers))
+def _write_template(
+    line: Line,
+    numbers: np.ndarray,
+    order: np.ndarray,
+    template: Any,
+    cell: np.ndarray,
+    layout: Layout,
+) -> None:
     line.tokens([line.vocabulary.template], False, template=True)
-    line.slots(LENGTHS, slots[:1], False, template=True)
-    line.slots(ANGLES, slots[1:], False, template=True)
+    for kind, slot in zip(layout.cell_kinds, cell, strict=True):
+        line.slots(kind, slot[None], False, template=True)
     columns = {"element": numbers, "index": order, "source": template.source_numbers}
     line.slots(FRACTION, template.fractional, False, template=True, **columns)
 
@@ -264,6 +257,7 @@ def molecule_line(
     numbers: np.ndarray | None = None,
     local: np.ndarray | None = None,
     ended: bool = True,
+    layout: Layout | None = None,
 ) -> Line:
     """The sequence of a molecule, or its beginning where there are no coordinates yet.
 
@@ -271,8 +265,9 @@ def molecule_line(
         vocabulary: of the model.
         pieces: tokens of the SMILES.
         prompt: training set and properties.
-        numbers: (N,) atomic numbers, with the slots' values ``local`` (N, 3) in local frames.
+        numbers: (N,) atomic numbers, with the slots' values ``local`` (N, 3).
         ended: whether the SMILES is complete.
+        layout: of the slots.
     """
     atoms = 0 if numbers is None else len(numbers)
     line = Line(vocabulary, len(pieces) + atoms + 5 + 2 * len(prompt.properties or {}))
@@ -283,7 +278,7 @@ def molecule_line(
     if numbers is None or local is None:
         return line
     order = np.arange(1, atoms + 1)
-    # Where the first atom lies is no property of the molecule.
-    line.slots(LOCAL, local, order > 1, element=numbers, index=order)
+    learned = order > (layout or Layout()).fixed_atoms["molecule"]
+    line.slots(LOCAL, local, learned, element=numbers, index=order)
     line.tokens([vocabulary.end], False)
     return line

@@ -96,7 +96,7 @@ def test_density_is_that_of_the_draws():
 
 def cell_slots(lattice):
     from gensci.core.lattice import lattice_parameters
-    from gensci.nn.structure_sequence import normal_lattice
+    from gensci.nn.structure_layout import normal_lattice
 
     cells = lattice_parameters(lattice.double()).numpy()
     return torch.from_numpy(np.stack([normal_lattice(cell, 2).ravel() for cell in cells])).double()

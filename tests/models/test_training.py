@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from model_training import LIGHTNING, STRUCTURES
 from safetensors.torch import load_file, save_file
 
 from gensci.__main__ import main
@@ -19,18 +20,6 @@ SMALL = {
     "peptide-internal": ["channels=16", "num_layers=1", "num_heads=2", "pair_channels=4"],
     "peptide-flow": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
 }
-LIGHTNING = [
-    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-    "ignore:.*num_workers.*",
-    "ignore:.*does not have many workers.*",
-    "ignore:.*no last checkpoint available.*",
-    "ignore:.*logging interval.*",
-    "ignore:.*LeafSpec.*",
-    "ignore:.*is not empty.*",
-    "ignore:.*Checkpoint directory.*",
-    "ignore:.*mid-epoch.*",
-    "ignore:.*experimental feature.*",
-]
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING]
 
 
@@ -98,7 +87,7 @@ def test_dispersion_is_the_variance_until_clipped():
 
 
 def test_every_shipped_configuration_is_tested():
-    assert config_names() == sorted(SMALL)
+    assert config_names() == sorted([*SMALL, *STRUCTURES])
 
 
 def test_unknown_configuration_is_refused_with_the_nearest():

@@ -9,18 +9,16 @@ from structure_cases import crystal, crystal_network, molecule_network, pair_of
 
 from gensci.core.errors import CheckpointError, UsageError
 from gensci.nn.structure_decoding import Track, draw_slots, open_slots
-from gensci.nn.structure_network import StructureTransformer
-from gensci.nn.structure_sequence import (
+from gensci.nn.structure_layout import (
     ANGLES,
     FRACTION,
     LENGTHS,
     TOKEN,
-    Prompted,
-    crystal_line,
     normal_lattice,
     physical_lattice,
-    stack,
 )
+from gensci.nn.structure_network import StructureTransformer
+from gensci.nn.structure_sequence import Prompted, crystal_line, stack
 from gensci.nn.structure_vocabulary import Vocabulary
 
 SEED = torch.Generator().manual_seed(0)
