@@ -131,14 +131,12 @@ class SequenceEmbedding(nn.Module):
         self.token = nn.Embedding(tokens, hidden)
         self.value = ValueEmbedding(hidden, periodic)
         self.kind = nn.Embedding(kinds, hidden)
-        self.element, self.source = (
-            nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0) for _ in range(2)
-        )
+        self.next_kind = nn.Embedding(kinds, hidden) if coming else None
+        self.element = nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0)
+        self.next_element = nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0) if coming else None
+        self.source = nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0)
         self.index = nn.Embedding(max_atoms + 1, hidden, padding_idx=0)
-        if coming:
-            self.next_kind = nn.Embedding(kinds, hidden)
-            self.next_element = nn.Embedding(ATOMIC_NUMBERS, hidden, padding_idx=0)
-            self.next_index = nn.Embedding(max_atoms + 1, hidden, padding_idx=0)
+        self.next_index = nn.Embedding(max_atoms + 1, hidden, padding_idx=0) if coming else None
         self.of_template = nn.Embedding(2, hidden)
         self.hint = ValueEmbedding(hidden, periodic)
         for table in self.children():

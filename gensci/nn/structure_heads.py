@@ -16,9 +16,7 @@ from gensci.nn.frozen_edm_head import FrozenHead
 Head: TypeAlias = EdmHead | DdpmHead
 
 
-def build_head(
-    name: str, condition: int, width: int, depth: int, damping: float = 0.0
-) -> Head:
+def build_head(name: str, condition: int, width: int, depth: int, damping: float = 0.0) -> Head:
     """A head by name.
 
     Args:
