@@ -152,21 +152,25 @@ class ContinuedLoader(DataLoader):
     def __init__(self, batches: StructureBatches):
         super().__init__(batches, batch_size=None, shuffle=False)
         self.done = self.first = 0
+        self.epoch = -1
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch, from the first that is not done."""
         first, self.first = self.first, 0
+        # Counted here: a trainer that goes on in the middle of an epoch counts one too many.
+        self.epoch += first == 0
+        self.dataset.epoch = self.epoch
         for index in range(first, len(self.dataset)):
             self.done = index + 1
             yield self.dataset[index]
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch are done."""
-        return {"done": self.done}
+        """The epoch, and how many batches of it are done."""
+        return {"epoch": self.epoch, "done": self.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on behind the batches that are done; a whole epoch begins anew."""
-        self.first = state["done"] % len(self.dataset)
+        self.epoch, self.first = state["epoch"], state["done"] % len(self.dataset)
 
 
 class RowPairs:
@@ -271,10 +275,6 @@ class StructureData(pl.LightningDataModule):
                 "make them anew with 'gensci data pair'",
             )
         return pairs
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of this epoch from now on."""
-        self.train_set.epoch = epoch
 
     def train_dataloader(self) -> DataLoader:
         """Batches drawn in this process: drawing is cheap."""

@@ -70,11 +70,11 @@ class StructureModel(pl.LightningModule):
         self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
         self.average.update_parameters(self.network)
 
-    def on_train_epoch_start(self) -> None:
-        """Draw the batches of this epoch."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None and hasattr(data, "set_epoch"):
-            data.set_epoch(self.current_epoch)
+    def on_train_start(self) -> None:
+        """Take the rate of this run's schedule, not that of the end of a shorter one."""
+        schedule = self.lr_schedulers()
+        for group, base in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = base * schedule.lr_lambdas[0](schedule.last_epoch)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Losses of the averaged weights, with the same noise every time."""

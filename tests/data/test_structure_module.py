@@ -55,7 +55,7 @@ def test_an_epoch_has_every_row_that_fits_once(tmp_path):
     data = module(write(tmp_path / "a", 30), write(tmp_path / "b", 5, "b"))
     fits = {f"a{k}" for k in range(30) if 1 + k % 9 <= 8} | {f"b{k}" for k in range(5)}
     assert Counter(ids(data.train_set)) == Counter(fits)
-    data.set_epoch(1)
+    data.train_set.epoch = 1
     assert Counter(ids(data.train_set)) == Counter(fits)
     assert data.names == ["a", "b"]
 
@@ -63,22 +63,22 @@ def test_an_epoch_has_every_row_that_fits_once(tmp_path):
 def test_batches_depend_on_seed_epoch_and_index_alone(tmp_path):
     root = write(tmp_path / "a", 40)
     first, second = module(root, seed=3), module(root, seed=3)
-    first.set_epoch(2), second.set_epoch(1)
+    first.train_set.epoch, second.train_set.epoch = 2, 1
     for k in (3, 0, 2):
         second.train_set[k]
-    second.set_epoch(2)
+    second.train_set.epoch = 2
     for k in (4, 1):
         left, right = first.train_set[k], second.train_set[k]
         assert left["ids"] == right["ids"] and left["draw"] == right["draw"]
     assert ids(module(root, seed=4).train_set) != ids(module(root, seed=3).train_set)
-    first.set_epoch(3)
+    first.train_set.epoch = 3
     assert ids(first.train_set) != ids(second.train_set)
 
 
 def test_validation_is_the_same_in_every_epoch_and_thinned(tmp_path):
     data = module(write(tmp_path / "a", 60), validation_rows=5)
     first = list(data.validation_set)
-    data.set_epoch(7)
+    data.train_set.epoch = 7
     assert first == list(data.validation_set)
     assert len(ids(data.validation_set)) == 5
 
@@ -161,7 +161,7 @@ def test_templates_are_those_of_the_row_whatever_was_left_out(tmp_path):
     data = module(*roots, templates=True)
     seen = set()
     for epoch in range(12):
-        data.set_epoch(epoch)
+        data.train_set.epoch = epoch
         for batch in data.train_set:
             for name, pair in zip(batch["ids"], batch["extras"], strict=True):
                 row = int(name[1:])
@@ -197,6 +197,25 @@ def test_a_plan_is_made_once_an_epoch(tmp_path, monkeypatch):
     data, calls = module(write(tmp_path / "a", 30)), []
     cut = structure_module.batches_of
     monkeypatch.setattr(structure_module, "batches_of", lambda *a: calls.append(1) or cut(*a))
-    data.set_epoch(5)
-    list(data.train_dataloader())
-    assert len(calls) == 1
+    loader = data.train_dataloader()
+    for epoch in range(3):
+        list(loader)
+        assert data.train_set.epoch == epoch
+    assert len(calls) == 2  # the first was made to know how long an epoch is
+
+
+def test_a_loader_goes_on_behind_the_batch_it_had(tmp_path):
+    root = write(tmp_path / "a", 60)
+    whole = module(root).train_dataloader()
+    epochs = [[batch["draw"] for batch in whole] for _ in range(3)]
+    stopped, continued = (module(root).train_dataloader() for _ in range(2))
+    list(stopped)
+    batches = iter(stopped)
+    begun = [next(batches)["draw"] for _ in range(2)]
+    continued.load_state_dict(stopped.state_dict())
+    assert begun + [batch["draw"] for batch in continued] == epochs[1]
+    assert [batch["draw"] for batch in continued] == epochs[2]
+    continued = module(root).train_dataloader()
+    list(batches)
+    continued.load_state_dict(stopped.state_dict())
+    assert [batch["draw"] for batch in continued] == epochs[2]

@@ -18,7 +18,7 @@ PUBLISHED = {
     "atom_order": "sorted", "coming": False,
 }  # fmt: skip
 SWITCHES = [*({name: value} for name, value in PUBLISHED.items() if name != "head"), PUBLISHED]
-# What the published diffusion draws with random weights is of size 1e4, and lengths its exponential.
+# With random weights the published diffusion draws numbers of size 1e4: no logarithms of lengths.
 SWITCHES.append({"head": "ddpm", "lattice": "vectors"})
 DENSE = [one for one in SWITCHES if "head" not in one] + [
     {name: value for name, value in PUBLISHED.items() if name != "head"}

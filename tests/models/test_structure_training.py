@@ -1,4 +1,4 @@
-"""`gensci train` of structures: every configuration learns, resumes, exports, and can be sampled."""
+"""`gensci train` of structures: configurations learn, resume, export, and can be sampled."""
 
 import numpy as np
 import pytest
