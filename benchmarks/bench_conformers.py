@@ -44,14 +44,16 @@ def model_draws(checkpoint: str, seed: int) -> Draw:
     from gensci.models.checkpoint import load_network
     from gensci.models.structure_proposal import ConformerProposal, Drawing
     from gensci.nn.smiles_tokens import tokenize
+    from gensci.nn.structure_sequence import Prompted
     from gensci.samplers.solvers import make_solver
     from gensci.systems.molecule_graph import graph_of
 
     network, _ = load_network(checkpoint)
-    drawing = Drawing(make_solver("heun"))
+    network = network.float()
+    drawing, prompt = Drawing(make_solver("dpm-solver++", {"num_steps": 16})), Prompted("qm9")
 
     def draw(smiles: str, n: int) -> Array:
-        proposal = ConformerProposal(network, graph_of(smiles), tokenize(smiles), drawing)
+        proposal = ConformerProposal(network, graph_of(smiles), tokenize(smiles), drawing, prompt)
         return proposal.sample(n, stream(seed, "conformers", smiles))["positions"].numpy() * 10
 
     return draw

@@ -95,7 +95,7 @@ class NewCrystals:
     def sample(self, n: int, generator: Generator) -> Tensors:
         """Draws {"numbers", "fractional", "lattice"}, padded with zeros behind the atoms."""
         sizes = [min(ROWS_AT_ONCE, n - k) for k in range(0, n, ROWS_AT_ONCE)]
-        parts = [self._place(self.compositions(size, generator), generator) for size in sizes]
+        parts = [self.place(self.compositions(size, generator), generator) for size in sizes]
         width = max(part["numbers"].shape[1] for part in parts)
         lattice = torch.cat([part.pop("lattice") for part in parts])
         x = {name: [_widened(part[name], width) for part in parts] for name in parts[0]}
@@ -111,7 +111,8 @@ class NewCrystals:
         numbers = self.constraint.numbers[decoded.tokens.cpu()].numpy()
         return [row[row > 0] for row in numbers]
 
-    def _place(self, compositions: list[np.ndarray], generator: Generator) -> Tensors:
+    def place(self, compositions: list[np.ndarray], generator: Generator) -> Tensors:
+        """Crystals of compositions, atoms in the order of the sequence; cells have a volume."""
         x = self._draw(compositions, generator)
         for _ in range(TRIES):
             bad = (~closes(x["lattice"])).nonzero().squeeze(-1)
