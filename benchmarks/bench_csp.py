@@ -153,7 +153,7 @@ def from_model(arguments: argparse.Namespace, pool: TemplatePool | None) -> Draw
 
     This is the one place that knows how the model is called.
     """
-    from gensci.commands.structure_proposals import leading
+    from gensci.commands.structure_proposals import DENSITY, leading
     from gensci.models.checkpoint import load_network
     from gensci.models.structure_proposal import CrystalProposal, Drawing
     from gensci.nn.structure_sequence import Prompted
@@ -164,7 +164,7 @@ def from_model(arguments: argparse.Namespace, pool: TemplatePool | None) -> Draw
     drawing = Drawing(
         make_solver(arguments.solver, {"num_steps": arguments.num_steps}),
         arguments.temperature,
-        make_solver("flow-ode", {"num_steps": 10, "method": "heun"}),
+        make_solver("flow-ode", DENSITY),
     )
     prompt = Prompted(arguments.style)
 

@@ -18,6 +18,7 @@ from gensci.core.registry import did_you_mean
 from gensci.data.templates import TemplatePool
 from gensci.models.checkpoint import load_network
 from gensci.models.new_structures import NewCrystals, NewMolecules
+from gensci.models.published_proposal import PublishedCrystals
 from gensci.models.structure_proposal import (
     Drawing,
     MostLikely,
@@ -25,6 +26,7 @@ from gensci.models.structure_proposal import (
     ordered,
 )
 from gensci.models.structure_steps import StepwiseConformers, StepwiseCrystals
+from gensci.nn.published_unigenx import UniGenX
 from gensci.nn.smiles_tokens import SMILES_PIECES, tokenize
 from gensci.nn.structure_collate import element_order
 from gensci.nn.structure_sequence import Prompted
@@ -35,7 +37,7 @@ from gensci.systems.molecule_graph import graph_of
 
 TEMPLATES = "templates.safetensors"
 LEAST_CHANCE = 0.3  # templates that the model believes in less do not lead
-DENSITY = {"num_steps": 10, "method": "heun"}
+DENSITY = {"num_steps": 8, "method": "rk4"}
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ def load_structure_proposal(
     """
     chosen, nested = read_settings(settings)
     network, meta = load_network(checkpoint)
-    family = getattr(network, "family", None)
-    if family != prompt.kind:
+    published = isinstance(network, UniGenX)
+    if ("crystal" if published else getattr(network, "family", None)) != prompt.kind:
         raise UsageError(
             f"checkpoint {checkpoint!r} is no model of {prompt.kind}s",
             "choose another --checkpoint (`gensci list checkpoints`)",
@@ -140,6 +142,8 @@ def load_structure_proposal(
         make_solver("flow-ode", DENSITY),
         _guide(chosen.guidance),
     )
+    if published:
+        return published_crystals(network, prompt, drawing, chosen), meta["weights_sha256"]
     start = read_prompt(network, prompt)
     folder = Path(meta["folder"])
     if prompt.kind == "crystal" and prompt.numbers is not None:
@@ -157,6 +161,26 @@ def load_structure_proposal(
             network, decoder, drawing, graph_of, start, pieces_of(prompt.elements), _small(prompt)
         )
     return proposal, meta["weights_sha256"]
+
+
+def published_crystals(
+    network: UniGenX, prompt: StructurePrompt, drawing: Drawing, chosen: ProposalSettings
+) -> PublishedCrystals:
+    """The proposal of a model as published, which knows compositions and nothing else."""
+    asked = {
+        "a new composition": prompt.numbers is None,
+        "properties": bool(prompt.conditions),
+        "a style": prompt.style is not None,
+        "templates": prompt.templates,
+        "best_of": chosen.best_of > 1,
+    }
+    for name, wanted in asked.items():
+        if wanted:
+            raise UsageError(
+                f"converted UniGenX models draw crystals of a composition, not {name}",
+                "leave it out, or use a checkpoint of unigenx",
+            )
+    return PublishedCrystals(network, prompt.numbers, drawing.solver, drawing.temperature)
 
 
 def read_prompt(network: Any, prompt: StructurePrompt) -> Prompted:

@@ -127,14 +127,7 @@ class CrystalProposal:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _some(self, which: Tensor, generator: Generator) -> Tensors:
-        x = self._draw(which, generator)
-        for _ in range(TRIES):
-            bad = (~closes(x["lattice"])).nonzero().squeeze(-1)
-            if not len(bad):
-                break
-            for name, value in self._draw(which[bad.cpu()], generator).items():
-                x[name][bad] = value
-        return x
+        return with_volume(lambda rows: self._draw(rows, generator), which)
 
     def tracks(self, which: Tensor) -> list[Track]:
         """Rows led by templates ``which`` (n,), under every prompt that takes part."""
@@ -200,6 +193,18 @@ def closes(lattice: Tensor) -> Tensor:
     """(n,) whether lattice vectors (n, 3, 3) span a volume that is not next to nothing."""
     volume = torch.linalg.det(lattice.double()).abs()
     return volume > FLAT * lattice.double().norm(dim=-1).prod(-1)
+
+
+def with_volume(draw: Callable[[Tensor], Tensors], rows: Tensor) -> Tensors:
+    """Crystals that ``draw`` makes of rows (n,); those again whose cells have next to no volume."""
+    x = draw(rows)
+    for _ in range(TRIES):
+        bad = (~closes(x["lattice"])).nonzero().squeeze(-1)
+        if not len(bad):
+            break
+        for name, value in draw(rows[bad.cpu()]).items():
+            x[name][bad] = value
+    return x
 
 
 def slot_log_prob(network: StructureTransformer, batch: Batch, drawing: Drawing) -> Tensor:

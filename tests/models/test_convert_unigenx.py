@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from gensci.__main__ import main
 from gensci.core.errors import CheckpointError, UsageError
+from gensci.io.trajectories import load_run
 from gensci.models.checkpoint import load_network
 from gensci.models.convert_unigenx import convert_unigenx, unigenx_names
+from gensci.models.structure_proposal import closes
 from gensci.nn.published_unigenx import UniGenX
 from gensci.nn.published_vocabulary import PublishedVocabulary
 
@@ -218,3 +220,21 @@ def test_options_of_the_other_format_are_refused(capsys):
     assert "--head-dim has no meaning for unigenx" in capsys.readouterr().err
     assert main(["convert", "--from", "prose", "x.pt", "--vocabulary", "d.txt"]) == 2
     assert "--vocabulary has no meaning for prose" in capsys.readouterr().err
+
+
+def test_converted_models_are_sampled_by_composition(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ase")
+    torch.save({"module": released()[1], "args": {**ARGS, "target": "material"}}, tmp_path / "w.pt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "--from", "unigenx", "w.pt", "--out", "published"]) == 0
+    sample = ["sample", "--checkpoint", "published", "--num-samples", "3", "--out", "run"]
+    steps = ["--proposal.solver", "ddpm", "--proposal.num_steps", "5"]
+    for refused in (["crystal:*"], ["crystal:TiO2", "--system.style", "mp-20"]):
+        assert main([*sample, "--system", *refused]) != 0
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "draw crystals of a composition" in line
+        assert not (tmp_path / "run").exists()
+    assert main([*sample, *steps, "--system", "crystal:Ti2O4"]) == 0
+    x = load_run(tmp_path / "run").x
+    assert x["numbers"].tolist() == [[22, 22, 8, 8, 8, 8]] * 3
+    assert torch.isfinite(x["fractional"]).all() and closes(x["lattice"]).all()
