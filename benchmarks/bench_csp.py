@@ -350,6 +350,7 @@ def main() -> None:
     if arguments.stage != "sample":
         record = score_all(arguments, list(table.ids), references)
         name = f"csp-{arguments.set}-{Path(arguments.checkpoint or 'templates').name}"
+        name += "" if arguments.temperature == 1.0 else f"-T{arguments.temperature:g}"
         surroundings = environment(arguments.threads, "pymatgen", "spglib", "scipy")
         write_results(name, {"arguments": vars(arguments), **record, **surroundings})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import itertools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ POSITIONAL = frozenset({"list", "convert", "evaluate", "data prepare", "data pai
 # option names that are keywords in Python, or that another command has by another name
 RENAMED = {"from": "source_format"}
 RENAMED_IN = {"data prepare": {"from": "origin"}}
+
+_KINDS = {"int": "a whole number", "float": "a number"}
 
 EPILOG = """\
 `gensci COMMAND --help` lists the options of a command. Dashes and underscores are both accepted.
@@ -201,7 +204,9 @@ def explain(message: str, command: str) -> str:
     start = 'Parser key "'
     if text.startswith(start):
         key, _, reason = text[len(start) :].partition('":')
-        return f"--{key.replace('_', '-')}: {reason.strip()}"
+        kinds = [_KINDS[kind] for kind in re.findall(r"<class '(\w+)'>", reason) if kind in _KINDS]
+        told = f"give {kinds[0]}" if kinds and "Union subtypes" in reason else reason.strip()
+        return f"--{key.replace('_', '-')}: {told}"
     return text
 
 

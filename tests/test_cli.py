@@ -233,7 +233,7 @@ BAD = {
     "unknown group": ([*TOY, "--smapler.num_steps", "3"], 2, "smapler"),
     "negative count": ([*TOY, "--num-samples", "-5"], 2, "num_samples=-5"),
     "zero count": ([*TOY, "--num-samples", "0"], 2, "num_samples=0"),
-    "count in words": ([*TOY, "--num-samples", "many"], 2, "--num-samples"),
+    "count in words": ([*TOY, "--num-samples", "many"], 2, "--num-samples: give a whole number"),
     "no such device": ([*TOY, "--device", "tpu9"], 2, "--device"),
     "no float64": ([*TOY, "--device", "mps"], 2, "Apple GPUs lack float64; use --device cpu"),
     "no threads": ([*TOY, "--threads", "0"], 2, "--threads 0"),
@@ -298,9 +298,9 @@ def test_lists_name_what_the_options_accept(capsys):
     assert main(["list", "samplers"]) == 0
     assert "--sampler.num_steps" in capsys.readouterr().out
     assert main(["list", "decoders"]) == 0
-    assert "--decoder.temperature 1.0" in capsys.readouterr().out
+    assert " --proposal.decoder.temperature 1.0" in capsys.readouterr().out
     assert main(["list", "solver"]) == 0
-    assert "--solver.num_steps 20" in capsys.readouterr().out
+    assert " --proposal.solver.num_steps 20" in capsys.readouterr().out
     assert main(["list", "systems"]) == 0
     assert "toy:double-well" in capsys.readouterr().out
 

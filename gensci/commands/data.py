@@ -54,14 +54,14 @@ def prepare(
         max_atoms: Leave out larger structures of your own.
         limit: Read only that many records of each split; of qm7 and qm9, train on that many.
     """
-    from gensci.data.structure_preparing import Job, prepare_named
+    from gensci.data.structure_preparing import Job, check_folder, prepare_named
     from gensci.data.structure_sets import set_name
 
     for option, value in (("jobs", jobs), ("max-atoms", max_atoms), ("limit", limit)):
         if value is not None and value < 1:
             raise UsageError(f"--{option} is {value}", "give 1 or more")
     known = set_name(source)
-    own = name or known or Path(source).name.split(".")[0]
+    own = name or known or Path(source).name.split(".")[0] or Path(source).resolve().name
     job = Job(
         out=Path(out or FOLDER / own),
         seed=seed,
@@ -70,6 +70,7 @@ def prepare(
         limit=limit,
         tell=print,
     )
+    check_folder(job.out)
     if known is None:
         return report(_prepare_own(source, own, job, split, keep_out, keep_cells, max_atoms))
     changes = {"name": name, "keep-out": keep_out, "max-atoms": max_atoms}
@@ -120,7 +121,7 @@ def fractions(text: str) -> tuple[float, float, float]:
         parts = [float(part) for part in text.split(",")]
     except ValueError:
         parts = []
-    if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+    if len(parts) != 3 or not (min(parts) >= 0 and abs(sum(parts) - 1) < 1e-6):
         raise UsageError(
             f"--split {text!r} is not three parts that sum to 1", "write for example 0.8,0.1,0.1"
         )

@@ -50,12 +50,14 @@ def evaluate(
         Exit status 0.
     """
     from gensci.commands.evaluation_inputs import read_results
-    from gensci.samplers.settings import check_choice, check_whole
+    from gensci.samplers.settings import check_choice, check_positive, check_whole
 
     check_choice("--task", task, TASKS)
     check_choice("--order", order, ("given", "likelihood"))
     if jobs is not None:
         check_whole("--jobs", jobs, 1)
+    if delta is not None:
+        check_positive("--delta", delta)
     chosen = chosen_measures(measures)
     settings = protocol_settings or {}
     make_protocol(settings, task)  # complains before anything is read
@@ -156,6 +158,8 @@ def chosen_measures(text: str) -> tuple[str, ...]:
     if text in ("fast", "all"):
         return FAST if text == "fast" else MEASURES
     names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise UsageError("--measures is empty", f"choose from: fast, all, {', '.join(MEASURES)}")
     for name in names:
         check_choice("measure", name, MEASURES)
     if "coverage" in names:

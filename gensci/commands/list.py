@@ -10,7 +10,7 @@ from gensci.core.registry import Registry, did_you_mean
 
 
 def list_names(kind: str) -> int:
-    """List what can be given to --sampler, --decoder, --solver, --system or --checkpoint.
+    """List what --sampler, --proposal.decoder, --proposal.solver, --system, --checkpoint accept.
 
     Args:
         kind: samplers, decoders, solvers, systems or checkpoints.
@@ -38,7 +38,7 @@ def list_samplers() -> list[str]:
     import gensci.samplers  # noqa: F401  (registers them)
     from gensci.core.registry import SAMPLERS
 
-    return list_registry(SAMPLERS)
+    return list_registry(SAMPLERS, "sampler")
 
 
 def list_decoders() -> list[str]:
@@ -46,7 +46,7 @@ def list_decoders() -> list[str]:
     import gensci.samplers.decoders  # noqa: F401  (registers them)
     from gensci.core.registry import DECODERS
 
-    return list_registry(DECODERS)
+    return list_registry(DECODERS, "proposal.decoder")
 
 
 def list_solvers() -> list[str]:
@@ -54,17 +54,17 @@ def list_solvers() -> list[str]:
     import gensci.samplers.solvers  # noqa: F401  (registers them)
     from gensci.core.registry import SOLVERS
 
-    return list_registry(SOLVERS)
+    return list_registry(SOLVERS, "proposal.solver")
 
 
-def list_registry(registry: Registry[Any]) -> list[str]:
-    """Every entry with the first line of its docstring, then its settings."""
+def list_registry(registry: Registry[Any], option: str) -> list[str]:
+    """Every entry with the first line of its docstring, then its settings under an option."""
     width = max(12, *(len(name) for name in registry))
     lines = []
     for name in registry:
         cls = registry.get(name)
         lines.append(f"{name:<{width}} {first_line(cls)}")
-        lines += [f"    --{registry.kind}.{setting}" for setting in _settings(cls)]
+        lines += [f"    --{option}.{setting}" for setting in _settings(cls)]
     return lines
 
 
@@ -79,7 +79,7 @@ def list_systems() -> list[str]:
         "molecule:*   new molecules",
         "FILE.prmtop  Amber prmtop or parm7, coordinates beside it (FILE.inpcrd .rst7 .pdb ...)",
         "FILE.xml     OpenMM System, coordinates beside it (FILE.pdb .cif .state.xml ...)",
-        "FILE         a FASTA file, a CSV with a column `sequence`, or one system per line",
+        "FILE         FASTA, CSV (column sequence, smiles, formula or system), .smi, or one a line",
     ]
     return lines + [f"toy:{name:<20} {first_line(toy)}" for name, toy in TOYS.items()]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gensci.core.errors import UsageError
-from gensci.core.registry import SYSTEMS
+from gensci.core.registry import MODELS, SYSTEMS
 from gensci.core.results import SampleSet
 from gensci.io.crystals import write_crystals
 from gensci.io.sdf import write_molecules
@@ -96,7 +96,12 @@ def _prepare_peptide(
     allow_extrapolation: bool,
 ) -> Prepared:
     # The quick checks come before the slow building.
-    _, _, meta = load_checkpoint(checkpoint)
+    _, config, meta = load_checkpoint(checkpoint)
+    if config.get("class") in MODELS and not hasattr(MODELS.get(config["class"]), "encode"):
+        raise UsageError(
+            f"checkpoint {checkpoint!r} is no model of peptides",
+            "choose another --checkpoint (`gensci list checkpoints`)",
+        )
     length = parse_peptide(choice.text).num_residues
     warnings = check_range(choice, length, meta.get("trained_residues"), allow_extrapolation)
     chosen = peptide_settings(settings)
@@ -191,14 +196,14 @@ def _prepare_structures(
 ) -> Prepared:
     """Crystals and molecules: a model of structures draws what the system prompts for."""
     system = family.from_text(choice.text, **settings)
-    from gensci.commands.structure_proposals import load_structure_proposal
+    from gensci.commands.structure_proposals import load_structure_proposal, recorded
 
     proposal, digest = load_structure_proposal(
         checkpoint, system.prompt(), device, **proposal_settings
     )
     facts = {
         **system.record(),
-        **{f"proposal.{name}": value for name, value in proposal_settings.items()},
+        **recorded(proposal_settings),
         "checkpoint": checkpoint_name(checkpoint),
         "checkpoint_sha256": digest,
         "device": str(device),

@@ -30,8 +30,8 @@ def run_sample(
             .prmtop with coordinates beside it), or a file of systems (FASTA, CSV, list).
         num_samples: how many to draw of each system; by default 16 crystals or molecules, each of
             which is a file, else 2000.
-        sampler: importance, smc, mcmc or direct; `gensci list samplers` shows their settings. By
-            default direct for crystals and molecules, else importance.
+        sampler: importance, smc, mcmc, direct or twisted-smc; `gensci list samplers` shows their
+            settings. By default direct for crystals and molecules, else importance.
         checkpoint: name or folder of the model that proposes; by default peptide-small, crystals
             or molecules, as the system is.
         out: run folder, by default results/NAME; with a file, one sub-folder per system.

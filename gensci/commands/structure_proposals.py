@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from gensci.samplers.solvers.guidance import GuidedByCondition
 from gensci.systems.molecule_graph import graph_of
 
 TEMPLATES = "templates.safetensors"
-LEAST_CHANCE = 0.3  # templates that the model believes in less do not lead
+LEAST_CHANCE = 0.05  # templates that the model believes in less do not lead
+FARTHEST = 10  # standard deviations of a property, beyond which no model has seen anything
 DENSITY = {"num_steps": 8, "method": "rk4"}
 
 
@@ -97,6 +98,37 @@ def read_settings(given: Mapping[str, Any]) -> tuple[ProposalSettings, dict[str,
     return settings, nested
 
 
+def recorded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings by their names in `run.json`, defaults included.
+
+    Raises:
+        UsageError: a setting is unknown or of the wrong kind.
+    """
+    chosen, nested = read_settings(given)
+    own = {f"{group}.{name}": value for group in nested for name, value in nested[group].items()}
+    return {f"proposal.{name}": value for name, value in {**asdict(chosen), **own}.items()}
+
+
+def refuse_idle(prompt: StructurePrompt, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that this prompt would not feel, so that nobody takes them for at work.
+
+    Raises:
+        UsageError: there is one; the message says what it needs.
+    """
+    new = prompt.numbers is None and prompt.smiles is None
+    missing = {
+        "decoder": None if new else "new structures, crystal:* or molecule:*",
+        "token_temperature": None if new else "new structures, crystal:* or molecule:*",
+        "best_of": "a composition or a SMILES" if new else None,
+        "num_templates": None if prompt.templates else "--system.templates true",
+        "guidance": None if prompt.conditions else "a property, such as --system.band_gap",
+    }
+    for text in settings:
+        needed = missing.get(text.replace("-", "_").partition(".")[0])
+        if needed is not None:
+            raise UsageError(f"--proposal.{text} needs {needed}", "give that, or leave it out")
+
+
 def _typed(name: str, value: Any, default: Any) -> Any:
     kind = type(default)
     if not isinstance(value, str) or kind is str:
@@ -127,6 +159,7 @@ def load_structure_proposal(
         CheckpointError: the checkpoint cannot be used, or is of another family.
     """
     chosen, nested = read_settings(settings)
+    refuse_idle(prompt, settings)
     network, meta = load_network(checkpoint)
     published = isinstance(network, UniGenX)
     if ("crystal" if published else getattr(network, "family", None)) != prompt.kind:
@@ -149,14 +182,14 @@ def load_structure_proposal(
     if prompt.kind == "crystal" and prompt.numbers is not None:
         proposal = crystals(network, prompt, start, drawing, chosen, folder)
     elif prompt.kind == "crystal":
-        decoder = make_decoder(chosen.decoder, _tokens(chosen, nested["decoder"]))
+        decoder = _decoder(chosen, nested["decoder"])
         proposal = NewCrystals(network, decoder, drawing, start, prompt.elements, prompt.num_atoms)
     elif prompt.smiles is not None:
         graph = graph_of(prompt.smiles)
         proposal = StepwiseConformers(network, graph, tokenize(prompt.smiles), drawing, start)
         proposal = _chosen(proposal, proposal, chosen.best_of)
     else:
-        decoder = make_decoder(chosen.decoder, _tokens(chosen, nested["decoder"]))
+        decoder = _decoder(chosen, nested["decoder"])
         proposal = NewMolecules(
             network, decoder, drawing, graph_of, start, pieces_of(prompt.elements), _small(prompt)
         )
@@ -191,7 +224,20 @@ def read_prompt(network: Any, prompt: StructurePrompt) -> Prompted:
     for name, value in prompt.conditions.items():
         network.vocabulary.property_token(name)
         shown[name] = network.collator.standardised(name, value)
+        if abs(shown[name]) > FARTHEST:
+            raise UsageError(
+                f"{name} {value:g} is {abs(shown[name]):.0f} standard deviations from the "
+                "training data",
+                f"give one within {FARTHEST} of them; is the unit right?",
+            )
     return Prompted(prompt.style, shown)
+
+
+class GuidedCrystals(StepwiseCrystals):
+    """Crystals of one composition under guidance, which are of no known density."""
+
+    log_prob = None
+    sample_and_log_prob = None
 
 
 def crystals(
@@ -214,14 +260,19 @@ def crystals(
         pool = TemplatePool.load(folder / TEMPLATES)
         templates = leading(network, pool, plain.numbers, start, chosen.num_templates)
     guided = chosen.guidance != 1.0
-    proposal = StepwiseCrystals(network, prompt.numbers, drawing, start, templates, guided)
+    kind = GuidedCrystals if guided else StepwiseCrystals
+    proposal = kind(network, prompt.numbers, drawing, start, templates, guided)
     return _chosen(proposal, plain, chosen.best_of)
 
 
 def leading(
     network: Any, pool: TemplatePool, numbers: Sequence[int], start: Prompted, most: int
 ) -> list[Any]:
-    """Templates that the model believes in, best first, and None for free rows at the end.
+    """Templates in the order of the pool, but those that the model does not believe in.
+
+    None stands at the end, for draws that are led by nothing. The pool's order by similarity of
+    elements is kept because the model's chances, good at telling what is hopeless, order the rest
+    worse.
 
     Args:
         network: a model of crystals.
@@ -236,9 +287,9 @@ def leading(
         return [None]
     templates = [ordered(template)[1] for template in found]
     chance = chance_of_same(network, wanted, templates, start)
-    rank = chance.argsort(descending=True, stable=True).tolist()
-    chosen = [templates[k] for k in rank if chance[k] >= LEAST_CHANCE]
-    return [*(chosen or [templates[rank[0]]]), None]
+    pairs = zip(templates, chance.tolist(), strict=True)
+    chosen = [template for template, value in pairs if value >= LEAST_CHANCE]
+    return [*(chosen or templates[:1]), None]
 
 
 def _chosen(proposal: Any, judge: Any, tries: int) -> Any:
@@ -251,11 +302,15 @@ def _guide(weight: float) -> Any:
     return lambda conditional, free: GuidedByCondition(conditional, free, weight)
 
 
-def _tokens(chosen: ProposalSettings, nested: Mapping[str, Any]) -> dict[str, Any]:
-    temperature = (
-        {} if chosen.token_temperature == 1.0 else {"temperature": chosen.token_temperature}
-    )
-    return {**temperature, **nested}
+def _decoder(chosen: ProposalSettings, nested: Mapping[str, Any]) -> Any:
+    warm = {} if chosen.token_temperature == 1.0 else {"temperature": chosen.token_temperature}
+    decoder = make_decoder(chosen.decoder, {**warm, **nested})
+    if hasattr(decoder, "draft"):
+        raise UsageError(
+            f"decoder {decoder.name!r} needs a draft model, which checkpoints do not bring",
+            "choose another --proposal.decoder (`gensci list decoders`)",
+        )
+    return decoder
 
 
 def pieces_of(elements: Sequence[int] | None) -> list[str] | None:

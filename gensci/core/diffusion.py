@@ -24,12 +24,8 @@ from gensci.core.errors import UsageError
 class Denoiser(Protocol):
     """A batch of n conditional distributions of 3-vectors, known by their denoisers.
 
-    Optional capabilities, found by attribute:
-
-    * ``ddpm``, a :class:`DiscreteDiffusion`, for heads trained on discrete variance-preserving
-      steps;
-    * ``spread``, (n,), the typical width of each row's data, where a temperature is to act;
-      without it the geometric mean of the noise range stands in.
+    An optional capability, found by attribute: ``ddpm``, a :class:`DiscreteDiffusion`, for heads
+    trained on discrete variance-preserving steps.
     """
 
     @property

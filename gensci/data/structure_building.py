@@ -207,7 +207,6 @@ def build_table(
     Returns:
         the table, the record of each of its rows (without text), and what was rejected.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     stream = iter(records)
     first = next(stream, None)
     kind = "crystal" if first is None else kind_of(first)
@@ -246,6 +245,7 @@ def _kept_chunk(records: list[Record], rules: Rules, kind: Kind, cache: Path) ->
         return StructureTable.load(folder), json.loads(notes.read_text())["kept"], rejected
     built = build_chunk(records, rules, kind)
     table, kept, rejected = built
+    cache.mkdir(parents=True, exist_ok=True)  # not before: a source may turn out unreadable
     part = cache / f".{key}.{os.getpid()}.partial"
     part.write_text(json.dumps({"kept": kept, "rejected": [asdict(row) for row in rejected]}))
     part.rename(notes)

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from gensci.core.errors import GensciError
+from gensci.core.errors import GensciError, UsageError
 from gensci.data.structure_building import Rejection, Rules, build_table
 from gensci.data.structure_downloads import RawFile, obtain, sha256
 from gensci.data.structure_readers import SPLITS, Record
 from gensci.data.structure_selection import duplicates, hold_out, matching_rows
 from gensci.data.structure_sets import DRAW, SETS, NamedSet, part_records, properties_by_id
-from gensci.data.structure_table import StructureTable
+from gensci.data.structure_table import INDEX, StructureTable
 
 Tell = Callable[[str], Any]
 REJECTED, ACCOUNT, CHUNKS, DOWNLOADS = "rejected.csv", "prepared.json", ".chunks", ".downloads"
@@ -142,9 +142,10 @@ def prepare_records(
         judged: tables whose rows may not be in train.
 
     Raises:
+        UsageError: a record names a split that is none.
         GensciError: no row is sound.
     """
-    chosen = (replace(r, split=r.split or DRAW) for r in itertools.islice(records, job.limit))
+    chosen = (_with_split(record) for record in itertools.islice(records, job.limit))
     choice = Choice(*build_table(chosen, rules, job.out / CHUNKS, job.jobs, job.progress))
     choice.drop_copies(unique_smiles=False)
     drawn = int((choice.splits == DRAW).sum())
@@ -154,6 +155,34 @@ def prepare_records(
     choice.draw(counts, "train", job.seed, groups)
     choice.keep_out(judged or [])
     return choice.save(job.out, {"set": rules.source, "seed": job.seed, "limit": job.limit})
+
+
+def _with_split(record: Record) -> Record:
+    if record.split not in (None, *SPLITS):
+        raise UsageError(
+            f"{record.where}: unknown split {record.split!r}",
+            f"write {', '.join(SPLITS)}, or nothing for a random one",
+        )
+    return replace(record, split=record.split or DRAW)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for a set that holds anything else: its `train` would be replaced.
+
+    Raises:
+        UsageError: it is a file, or holds other things than prepared structures.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is not a folder", "name another --out")
+    inside = sorted(folder.iterdir()) if folder.exists() else []
+    if any(path.name in (ACCOUNT, CHUNKS) for path in inside):
+        return
+    for path in inside:
+        if not path.name.startswith(".") and not (path / INDEX).is_file():
+            raise UsageError(
+                f"--out {folder} holds other files (such as {path.name!r})",
+                "name a new folder with another --out",
+            )
 
 
 class Choice:
@@ -223,15 +252,17 @@ class Choice:
         Raises:
             GensciError: no row is left.
         """
+        rows = {split: int((self.splits == split).sum()) for split in SPLITS}
+        if not sum(rows.values()) and not self.rejected:
+            raise GensciError("the source holds no structures", "check the file")
         for leftover in (*folder.glob(".*.partial"), *folder.glob(".*.old")):  # of killed runs
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         write_rejected(folder / REJECTED, self.rejected)
         (folder / ACCOUNT).unlink(missing_ok=True)  # written last: what has one is complete
-        rows = {split: int((self.splits == split).sum()) for split in SPLITS}
         if not sum(rows.values()):
-            reason = self.rejected[0].reason if self.rejected else "the source is empty"
             raise GensciError(
-                f"no structure is left ({reason})", f"{folder / REJECTED} lists the reasons"
+                f"no structure is left ({self.rejected[0].reason})",
+                f"{folder / REJECTED} lists the reasons",
             )
         for split in SPLITS:
             self.table.select(self.splits == split).save(folder / split)

@@ -48,7 +48,7 @@ class Record:
         format: how the text is written.
         text: of the structure alone.
         properties: numbers that stand beside it.
-        split: train, val or test, where the source says.
+        split: train, val or test, where the source says; another word as it stands there.
         source: name of the set, where the source says.
     """
 
@@ -130,7 +130,7 @@ def _table_record(path: Path, number: int, row: dict[str, str | None], content: 
         format="cif" if content.lower() == "cif" else "smiles",
         text=row[content] or "",
         properties=_properties({k: v for k, v in row.items() if k != content}),
-        split=split if split in SPLITS else None,
+        split=split or None,
     )
 
 

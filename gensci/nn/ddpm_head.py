@@ -248,11 +248,6 @@ class DdpmDenoiser:
         low, high = ends[:, None].expand(2, len(self.c))
         return low, high
 
-    @property
-    def spread(self) -> Tensor:
-        """Width of the data (n,): one, as the published diffusion presumes."""
-        return torch.ones_like(self.c[:, 0])
-
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Estimate (n, 3) of E[x0 | x] at noise levels (n,)."""
         scaled = x / (1 + sigma.square()).sqrt()[:, None]

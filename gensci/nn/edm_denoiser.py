@@ -33,8 +33,6 @@ class SlotDenoiser:
             torch.where(self.torus, ones * on_torus, ones * in_space)
             for on_torus, in_space in zip(TORUS, SPACE, strict=True)
         )
-        # Spread of the data in the units of the slots.
-        self.spread = torch.where(self.torus, ones * 0.29, ones)
 
     @property
     def sigma_range(self) -> tuple[Tensor, Tensor]:

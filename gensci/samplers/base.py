@@ -39,12 +39,15 @@ class Sampler(ABC):
         requires: capabilities, as ``target.method`` or ``proposal.method``.
         state_type: the dataclass of tensors and numbers that ``init`` and ``step`` return.
         shard_rows: how many rows a shard holds when nothing else is asked; None for all.
+        walks: whether it moves samples in their coordinates; a target with ``walkable = False``
+            does not allow that.
     """
 
     name: ClassVar[str]
     requires: ClassVar[frozenset[str]]
     state_type: ClassVar[type]
     shard_rows: ClassVar[int | None] = 256
+    walks: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, target: Density, proposal: Draws, n: int, generator: torch.Generator) -> Any:
@@ -85,6 +88,8 @@ class Sampler(ABC):
         """Return the required capabilities that the target and the proposal do not have."""
         subjects = {"target": target, "proposal": proposal}
         lacking = [need for need in cls.requires if not _has(subjects, need)]
+        if cls.walks and not getattr(target, "walkable", True):
+            lacking.append("target.walkable")
         # A missing target is told before what the proposal lacks.
         return sorted(lacking, reverse=True)
 
@@ -98,6 +103,12 @@ class Sampler(ABC):
         described = "which is missing" if subject is None else f"which {_label(subject)} lacks"
         fitting = [name for name in SAMPLERS if not SAMPLERS.get(name).lacks(target, proposal)]
         remedy = f"use one of: {', '.join(fitting)}" if fitting else "no sampler fits; give another"
+        if lacking[0] == "target.walkable":
+            raise IncompatibleSampler(
+                f"sampler {self.name!r} moves samples, and {_label(target)} does not hold them "
+                "together: it only weighs what a model draws",
+                remedy,
+            )
         raise IncompatibleSampler(
             f"sampler {self.name!r} needs a {role} with {method}(), {described}", remedy
         )

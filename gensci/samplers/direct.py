@@ -72,8 +72,9 @@ class Direct(OneShot):
         joined = SampleSet.concatenate(shards)
         require_weight(joined, self.name)
         kept, rejected = drop_rejected(joined, torch.isfinite(joined.log_weight))
-        remedy = "mcmc" if kept.log_proposal is None else "importance"
-        advice = f"these are draws of the model alone: use the {remedy} sampler to correct them"
+        unknown = kept.log_proposal is None
+        remedy = "mcmc sampler, where it fits," if unknown else "importance sampler"
+        advice = f"these are draws of the model alone: use the {remedy} to correct them"
         if kept.log_target is None:
             advice = "these are draws of the model alone, and there is no target to correct them by"
         report = verdict(ess=float(len(kept)), ess_fraction=len(kept) / len(joined), advice=advice)

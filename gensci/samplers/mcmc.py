@@ -91,6 +91,7 @@ class Mcmc(Sampler):
     requires: ClassVar[frozenset[str]] = frozenset({"target.log_prob", "proposal.sample"})
     state_type: ClassVar[type] = Chains
     shard_rows: ClassVar[int | None] = None
+    walks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_whole("num_chains", self.num_chains, 1)

@@ -98,6 +98,7 @@ class Smc(Sampler):
     )
     state_type: ClassVar[type] = Population
     shard_rows: ClassVar[int | None] = 1024
+    walks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, ("adaptive", "linear", "power"))

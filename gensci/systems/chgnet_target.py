@@ -67,6 +67,8 @@ class ChgnetTarget:
     Reference: Deng et al. (2023), CHGNet, doi:10.1038/s42256-023-00716-3.
     """
 
+    walkable = False  # as the targets of `crystal_targets`
+
     def __init__(
         self, temperature: float, device: torch.device | str | None = None, batch_size: int = 16
     ) -> None:

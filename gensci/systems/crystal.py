@@ -141,6 +141,8 @@ def crystal_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name in PROPERTIES:
         if chosen[name] is not None and not math.isfinite(chosen[name]):
             raise UsageError(f"--system.{name} {chosen[name]}", "give a finite number")
+    if (chosen["band_gap"] or 0.0) < 0:
+        raise UsageError(f"--system.band_gap {chosen['band_gap']}", "give 0 eV (a metal) or more")
     if chosen["elements"]:
         parse_elements(chosen["elements"])
     _target_names(chosen["target"])

@@ -2,6 +2,9 @@
 
 A batch of crystals is ``{"numbers": (n, N) int64 with 0 where there is no atom, "fractional":
 (n, N, 3), "lattice": (n, 3, 3) rows in Angstrom}``. Whatever cannot be judged has zero density.
+
+Nothing here bounds a cell, and the measure is that of the model, so these densities weigh draws and
+steer them; they are not ``walkable``: a Markov chain would leave for cells without end.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ class DistanceTarget:
     Reference: Xie et al. (2022), CDVAE, arXiv:2110.06197, for the rule; it leaves out the images of
     an atom itself. Radii: Cordero et al. (2008), doi:10.1039/b801115j.
     """
+
+    walkable = False
 
     def __init__(self, cutoff: float = CUTOFF, stiffness: float = 0.0, scale: float = 0.8) -> None:
         for name, value in (("cutoff", cutoff), ("stiffness", stiffness), ("scale", scale)):
@@ -102,6 +107,8 @@ class ChargeNeutralTarget:
     (2022), arXiv:2110.06197.
     """
 
+    walkable = False
+
     def log_prob(self, x: Tensors) -> Tensor:
         """Return (n,) nats: 0 or -inf, by ``numbers`` alone."""
         neutral = [is_neutral(_composition(row)) for row in x["numbers"].tolist()]
@@ -119,6 +126,8 @@ class SumTarget:
     Args:
         targets: at least one; a cheap one first spares the others nothing, each sees every row.
     """
+
+    walkable = False
 
     def __init__(self, targets: Sequence[Any]) -> None:
         self.targets = tuple(targets)

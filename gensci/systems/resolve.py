@@ -297,12 +297,16 @@ def _csv(path: Path, text: str) -> list[tuple[str, str, str]]:
 
 
 def _lines(path: Path, text: str) -> list[tuple[str, str, str]]:
-    prefix = "smiles:" if path.suffix.lower() == ".smi" else ""
-    return [
-        (f"line {number}", "", prefix + entry)
+    entries = [
+        (f"line {number}", "", entry)
         for number, line in enumerate(text.splitlines(), start=1)
         if (entry := line.split(" #")[0].strip()) and not entry.startswith("#")
     ]
+    if path.suffix.lower() != ".smi":
+        return entries
+    # such a file may name a molecule behind its SMILES
+    named = [(place, *entry.split(None, 1), "") for place, _, entry in entries]
+    return [(place, label.strip(), f"smiles:{smiles}") for place, smiles, label, *_ in named]
 
 
 def _entry(path: Path, place: str, label: str, text: str) -> SystemChoice:

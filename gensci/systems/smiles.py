@@ -69,6 +69,8 @@ class SmilesSystem:
                 f"{hint}choose from: {', '.join(TARGETS)}",
             )
         system = cls(text, _plain_smiles(text), chosen)
+        if len(system.numbers) == 1:
+            raise SystemTextError(f"SMILES {text!r} is a single atom", "give one with a bond")
         if chosen["target"] == "mmff":
             system.target()  # what it lacks is told before anything is drawn
         return system

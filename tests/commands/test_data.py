@@ -162,6 +162,11 @@ def test_a_process_killed_at_random_instants_ends_with_the_same_bits(tmp_path):
         (["absent.csv"], "neither a file nor a named set"),
         (["mine.csv", "--from", "elsewhere"], "--from is for named sets"),
         (["mine.csv", "--split", "0.5,0.5"], "three parts"),
+        (["mine.csv", "--split", "nan,0.5,0.5"], "three parts"),
+        (["mine.csv", "--out", "mine.csv"], "--out mine.csv is not a folder"),
+        (["mine.csv", "--out", "photos"], "holds other files (such as 'train')"),
+        (["splits.csv", "--out", "o"], "splits.csv row 1: unknown split 'holdout'"),
+        (["columns.csv", "--out", "o"], "no column 'cif' or 'smiles'"),
         (["mine.csv", "--jobs", "0"], "--jobs is 0"),
         (["mine.csv", "--limit", "0"], "--limit is 0"),
         (["perov-5", "--name", "x", "--from", "."], "--name is not for the named set perov-5"),
@@ -173,8 +178,20 @@ def test_a_process_killed_at_random_instants_ends_with_the_same_bits(tmp_path):
 def test_wrong_arguments_are_usage_errors(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     cif_table(tmp_path / "mine.csv", [("a", cif(CRYSTALS[0]))])
+    cif_table(tmp_path / "splits.csv", [("a", cif(CRYSTALS[0]), "holdout")], ("split",))
+    (tmp_path / "columns.csv").write_text("id,structure\n1,x\n")
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
     assert prepare(*arguments) == 2
     assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_source_without_structures_is_refused_and_nothing_is_written(tmp_path, capsys):
+    (tmp_path / "none.csv").write_text("id,cif\n")
+    assert prepare(tmp_path / "none.csv", "--out", tmp_path / "o") == 1
+    assert "the source holds no structures" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_data_alone_names_what_may_follow(capsys):
@@ -186,6 +203,6 @@ def test_data_alone_names_what_may_follow(capsys):
 
 def test_parts_sum_to_one():
     assert fractions("0.8, 0.1,0.1") == (0.8, 0.1, 0.1)
-    for text in ("", "a,b,c", "1,1,1", "1.5,-0.25,-0.25"):
+    for text in ("", "a,b,c", "1,1,1", "1.5,-0.25,-0.25", "0.5,nan,0.5"):
         with pytest.raises(UsageError):
             fractions(text)

@@ -292,6 +292,8 @@ def inputs(tmp_path):
         (["NaCl", "--order", "best"], "choose from: given, likelihood"),
         (["NaCl", "--order", "likelihood", "--task", "new"], "no log-densities"),
         (["NaCl", "--jobs", "0", "--task", "new"], "--jobs=0"),
+        (["NaCl", "--delta", "-1", "--task", "new"], "--delta=-1"),
+        (["NaCl", "--measures", ",", "--task", "new"], "--measures is empty"),
         (["NaCl", "--task", "new", "--out", "no/where.json"], "name a file in a folder"),
         (["NaCl", "--protocol.validity", "maybe"], "validity='maybe'"),
         (["notes.txt"], "notes.txt is of no known kind"),

@@ -51,6 +51,13 @@ def test_a_missing_package_is_one_line_with_what_installs_it(monkeypatch, tmp_pa
         prepare(SystemChoice("peptide", "AA"), "any", CPU, {})
 
 
+def test_a_model_of_structures_is_no_proposal_of_peptides(monkeypatch):
+    config = {"class": "unigenx", "settings": {}}
+    monkeypatch.setattr("gensci.commands.prepare.load_checkpoint", lambda name: ({}, config, {}))
+    with pytest.raises(UsageError, match="'any' is no model of peptides; choose another"):
+        prepare(SystemChoice("peptide", "AA"), "any", CPU, {})
+
+
 @pytest.mark.parametrize(
     ("text", "files"),
     [

@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 import torch
 from crystal_batches import batch
+from structure_cases import crystal_network
 
 from gensci.__main__ import main
 from gensci.commands.draw import Request
 from gensci.commands.sampling import sample_system
+from gensci.commands.structure_proposals import load_structure_proposal
+from gensci.core.errors import UsageError
+from gensci.core.prompts import StructurePrompt
 from gensci.io.crystals import read_crystals
 from gensci.io.sdf import read_molecules
 from gensci.io.trajectories import load_run
+from gensci.samplers.importance import Importance
+from gensci.samplers.steering import TwistedSmc
 
 pytest.importorskip("ase")
 pytest.importorskip("rdkit")
@@ -78,6 +84,17 @@ def asked(monkeypatch, tmp_path):
     return calls
 
 
+@pytest.fixture
+def model(monkeypatch, tmp_path):
+    """Makes the proposal of a small network for a prompt."""
+    meta = {"weights_sha256": "0" * 64, "folder": str(tmp_path)}
+    monkeypatch.setattr(
+        "gensci.commands.structure_proposals.load_network", lambda name: (crystal_network(), meta)
+    )
+    cpu = torch.device("cpu")
+    return lambda prompt, **settings: load_structure_proposal("any", prompt, cpu, **settings)[0]
+
+
 def sample(*arguments):
     return main(["sample", "--num-samples", "6", "--seed", "1", *arguments])
 
@@ -114,7 +131,8 @@ def test_settings_reach_the_model(asked):
     assert (prompt.numbers, prompt.elements) == (None, (8, 22))
     assert prompt.conditions == {"band_gap": 1.5}
     record = json.loads(Path("results/crystal-de-novo/run.json").read_text())
-    assert record["settings"]["proposal.num_steps"] == "20"
+    assert record["settings"]["proposal.num_steps"] == 20
+    assert record["settings"]["proposal.solver"] == "dpm-solver++"
     assert record["settings"]["checkpoint"] == "mine"
 
 
@@ -155,6 +173,33 @@ def test_python_gets_the_same_without_files(asked, tmp_path):
     assert samples.log_target is None
     assert "no target" in samples.meta["verdict"]["advice"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "named"),
+    [
+        ({"numbers": (22, 8, 8)}, {"decoder": "beam"}, "decoder needs new structures"),
+        ({"numbers": (22, 8, 8)}, {"decoder.p": "0.9"}, "decoder.p needs new structures"),
+        ({"numbers": (22, 8, 8)}, {"token-temperature": "2"}, "temperature needs new structures"),
+        ({"numbers": (22, 8, 8)}, {"guidance": "2"}, "guidance needs a property"),
+        ({"numbers": (22, 8, 8)}, {"num_templates": "2"}, "needs --system.templates true"),
+        ({}, {"best_of": "2"}, "best_of needs a composition or a SMILES"),
+        ({}, {"decoder": "speculative"}, "needs a draft model, which checkpoints do not bring"),
+        ({"conditions": {"band_gap": 1e9}}, {}, "standard deviations from the training data"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(model, prompt, settings, named):
+    with pytest.raises(UsageError, match=named):
+        model(StructurePrompt("crystal", **prompt), **settings)
+
+
+def test_guided_crystals_can_be_steered_but_not_weighted(model):
+    prompt = StructurePrompt("crystal", numbers=(22, 8, 8), conditions={"band_gap": 2.0})
+    target = SimpleNamespace(log_prob=lambda x: torch.zeros(len(x["numbers"])))
+    free, guided = model(prompt), model(prompt, guidance="2")
+    assert not Importance().lacks(target, free)
+    assert Importance().lacks(target, guided) == ["proposal.sample_and_log_prob"]
+    assert not TwistedSmc().lacks(target, guided)
 
 
 @pytest.mark.parametrize(

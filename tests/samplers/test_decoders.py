@@ -306,7 +306,6 @@ OTHER = PlainTable(torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.int64), end=
         ("ancestral", {}, 0, 5, "num_samples=0"),
         ("ancestral", {}, 5, 0, "max_tokens=0"),
         ("beam", {"width": 3}, 4, 5, "width=3 is less than num_samples=4; give width >= 4"),
-        ("diverse-beam", {"groups": 3}, 2, 5, "groups=3 is more than num_samples=2; give groups"),
         ("speculative", {}, 2, 5, "needs a draft model; give a small TokenModel"),
         ("speculative", {"draft": "small"}, 2, 5, "draft='small'"),
         ("speculative", {"draft": OTHER}, 2, 5, r"\(3, 2\) but the model \(4, 3\); give a draft"),
@@ -315,6 +314,14 @@ OTHER = PlainTable(torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.int64), end=
 def test_what_cannot_be_decoded_is_refused_in_a_line(name, settings, n, max_tokens, message):
     with pytest.raises(UsageError, match=message):
         make_decoder(name, settings).decode(table(), n, generator(), max_tokens)
+
+
+def test_fewer_rows_than_groups_make_as_many_groups():
+    few, fitting = (
+        make_decoder("diverse-beam", {"groups": groups}).decode(table(), 2, generator(), 5)
+        for groups in (3, 2)
+    )
+    assert torch.equal(few.tokens, fitting.tokens) and len(few) == 2
 
 
 def test_an_end_outside_of_the_vocabulary_is_refused():

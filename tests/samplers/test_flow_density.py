@@ -58,7 +58,6 @@ def test_density_integrates_to_one(kind):
 def test_density_at_a_temperature_is_that_of_the_sharpened_law():
     """Normal data of width s at temperature t: normal of width t s, and the smallest noise."""
     warm = SpaceMixture(50, [1.0], [[0.1, 0.2, 0.3]], [0.6])
-    warm.spread = torch.full((50,), 0.6).double()
     cold = SpaceMixture(50, [1.0], [[0.1, 0.2, 0.3]], [0.3])
     x, log_prob = FINE.solve_with_log_prob(warm, stream(4, "cold"), 0.5)
     truth = cold.noisy_log_prob(x, cold.sigma_range[0])

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from analytic_denoisers import SPACE, TORUS, SpaceMixture, TorusMixture, mixed
+from analytic_denoisers import TORUS, SpaceMixture, TorusMixture, mixed
 
 from gensci.core.diffusion import Denoiser
 from gensci.core.random import stream
 from gensci.samplers.solvers import GuidedByCondition, GuidedDenoiser, make_solver
 from gensci.samplers.solvers.flow_ode import denoise_and_trace
-from gensci.samplers.solvers.temperature import spread_of
 
 
 def test_a_linear_potential_shifts_a_normal_by_its_variance_times_the_slope():
@@ -92,8 +91,3 @@ def test_guided_heads_are_denoisers_that_hand_on_the_rest():
         assert torch.equal(torch.stack(guided.sigma_range), torch.stack(inner.sigma_range))
         # discrete steps would bypass the guidance
         assert not hasattr(guided, "ddpm")
-        assert not hasattr(guided, "spread")
-        assert torch.allclose(spread_of(guided), spread_of(inner))
-    told = SpaceMixture(2, *SPACE)
-    told.spread = torch.tensor([0.3, 0.4])
-    assert torch.equal(spread_of(GuidedByCondition(told, told, 2.0)), told.spread)

@@ -11,7 +11,7 @@ from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.core.registry import SOLVERS
 from gensci.samplers.solvers import make_solver
-from gensci.samplers.solvers.temperature import Tempered, spread_of
+from gensci.samplers.solvers.temperature import Tempered
 
 # steps are enough that what is left of their error drowns in the noise of the draws
 CASES = {
@@ -83,7 +83,6 @@ def test_temperature_scales_the_width_of_normal_data(case, kind):
     width, n = (0.5, 3000) if kind == "space" else (0.03, 3000)
     cls = SpaceMixture if kind == "space" else TorusMixture
     denoiser = cls(n, [1.0], [[0.4, 0.5, 0.6]], [width], low=0.03 * width)
-    denoiser.spread = torch.full((n,), width).double()
     for temperature in (0.4, 1.3):
         x = make(case).solve(denoiser, stream(4, case), temperature)
         wanted = temperature * width
@@ -165,12 +164,19 @@ def test_one_normal_is_carried_along_its_known_path():
 
 def test_a_tempered_denoiser_of_a_normal_is_that_of_a_narrower_one():
     warm, cold = (SpaceMixture(20, [1.0], [[0.1, 0.2, 0.3]], [s]) for s in (0.8, 0.4))
-    warm.spread = torch.full((20,), 0.8).double()
     x, sigma = torch.randn(20, 3).double(), torch.linspace(0.02, 20, 20).double()
     assert torch.allclose(Tempered(warm, 0.5).denoise(x, sigma), cold.denoise(x, sigma))
-    # without a width of its own, the geometric mean of the noise range stands in
-    spread = spread_of(SpaceMixture(20, *SPACE, low=0.02, high=2.0))
-    assert torch.allclose(spread, torch.full((20,), 0.2).double())
+
+
+@pytest.mark.parametrize("width", [0.004, 0.03, 0.3])
+@pytest.mark.parametrize("name", ["dpm-solver++", "heun"])
+def test_few_steps_sharpen_modes_of_any_width(name, width):
+    """A score scaled for wider data would carry points beyond narrow modes in such long steps."""
+    denoiser = SpaceMixture(4000, [0.5, 0.5], [[0.1, 0.2, 0.3], [-2.0, 0.0, 1.0]], [width] * 2)
+    x = make_solver(name, {"num_steps": 16}).solve(denoiser, stream(12, name), 0.4)
+    nearest = torch.cdist(x, denoiser.centres.to(x)).min(1).values
+    found = (nearest.square().mean() / 3).sqrt()
+    assert found < 0.75 * width
 
 
 def test_data_without_structure_stay_uniform_at_any_temperature():

@@ -1,12 +1,15 @@
 """Crystals as systems: which cell is meant, what the model is asked, what judges."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from crystal_batches import batch
 
-from gensci.core.errors import GensciError
+from gensci.core.errors import GensciError, UsageError
 from gensci.core.prompts import StructurePrompt
 from gensci.core.registry import SYSTEMS
+from gensci.samplers.settings import make_sampler
 from gensci.systems.crystal import CrystalSystem
 
 read = CrystalSystem.from_text
@@ -82,6 +85,7 @@ def test_new_crystals_are_prompted_by_their_settings():
         ("*", {"elements": "Ti,Q"}, "no element 'Q'"),
         ("*", {"num_atoms": -1}, "give a number from 1"),
         ("TiO2", {"band_gap": "nan"}, "give a number or none"),
+        ("TiO2", {"band_gap": "-5"}, "give 0 eV (a metal) or more"),
         ("TiO2", {"bandgap": 1}, "did you mean 'band_gap'"),
         ("TiO2", {"target": "dist"}, "did you mean 'distance'"),
         ("TiO2", {"target": "chgnet", "temperature": "0"}, "positive one in K"),
@@ -109,6 +113,14 @@ def test_targets_are_chosen_by_name_and_multiplied():
         0.0,
         -torch.inf,
     ]
+
+
+@pytest.mark.parametrize("target", ["distance", "charge", "distance+charge"])
+@pytest.mark.parametrize("sampler", ["mcmc", "smc"])
+def test_no_chain_walks_among_crystals(target, sampler):
+    draws = SimpleNamespace(sample=len, sample_and_log_prob=len, log_prob=len, begin=len)
+    with pytest.raises(UsageError, match=r"only weighs .* direct, importance, twisted-smc$"):
+        make_sampler(sampler).check(read("TiO2", target=target).target(), draws)
 
 
 def test_the_record_holds_every_setting():

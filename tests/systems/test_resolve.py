@@ -116,6 +116,14 @@ def test_smiles_that_differ_in_signs_alone_get_folders_of_their_own(tmp_path):
     assert all(len(folder) < 120 for folder in folders)
 
 
+def test_a_list_of_smiles_may_name_its_molecules(tmp_path):
+    path = tmp_path / "many.smi"
+    path.write_text("CCO ethyl alcohol\nCC\tethane\nC\n")
+    choices = resolve(str(path)).choices
+    assert [choice.spelled for choice in choices] == ["smiles:CCO", "smiles:CC", "smiles:C"]
+    assert [choice.folder for choice in choices] == ["ethyl_alcohol", "ethane", "C"]
+
+
 def test_compositions_of_a_table_are_crystals(tmp_path):
     path = tmp_path / "many.csv"
     path.write_text("name,Formula\nrutile,TiO2\nalloy,CN\n")

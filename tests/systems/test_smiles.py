@@ -100,6 +100,8 @@ def test_targets_are_chosen_by_name():
         ("C(", {}, "write it like smiles:CCO"),
         ("[Na+].[Cl-]", {}, "several molecules"),
         ("*C", {}, "wildcard"),
+        ("[He]", {}, "is a single atom"),
+        ("[Na+]", {}, "is a single atom"),
         ("CB(O)O", {"target": "mmff"}, "use --system.target none"),
         ("CCO", {"target": "mmf"}, "did you mean 'mmff'"),
         ("CCO", {"temperature": -1}, "positive one in K"),

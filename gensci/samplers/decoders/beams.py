@@ -67,7 +67,7 @@ class DiverseBeam(Decoder):
     search).
 
     Attributes:
-        groups: how many; rows are shared evenly among them, at least one each.
+        groups: how many; rows are shared evenly among them. Fewer rows make as many groups.
         penalty: the strength of diversity (lambda), in nats; 0 lets every group search alone.
 
     Reference: Vijayakumar, Cogswell, Selvaraju, Sun, Lee, Crandall and Batra (2016),
@@ -90,10 +90,8 @@ class DiverseBeam(Decoder):
     def _decode(
         self, model: Reader, n: int, generator: torch.Generator, max_tokens: int
     ) -> Decoded:
-        if self.groups > n:
-            remedy = f"give groups <= {n}, or ask for more rows"
-            raise UsageError(f"groups={self.groups} is more than num_samples={n}", remedy)
-        widths = [n // self.groups + (g < n % self.groups) for g in range(self.groups)]
+        groups = min(self.groups, n)
+        widths = [n // groups + (g < n % groups) for g in range(groups)]
         fronts = [start(model, max_tokens) for _ in widths]
         for place in range(max_tokens):
             charge = torch.zeros(model.vocab_size, dtype=torch.float64, device=model.device)

@@ -25,11 +25,6 @@ class Around(ABC):
         """The (n,) smallest and largest noise levels of the inner denoiser."""
         return self.inner.sigma_range
 
-    @property
-    def spread(self) -> torch.Tensor:
-        """The (n,) width of the data; absent where the inner denoiser does not tell it."""
-        return self.inner.spread
-
     def prior(self, generator: torch.Generator) -> torch.Tensor:
         """Return a draw (n, 3) of the inner denoiser's prior."""
         return self.inner.prior(generator)
