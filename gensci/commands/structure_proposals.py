@@ -121,7 +121,13 @@ def refuse_idle(prompt: StructurePrompt, settings: Mapping[str, Any]) -> None:
         "token_temperature": None if new else "new structures, crystal:* or molecule:*",
         "best_of": "a composition or a SMILES" if new else None,
         "num_templates": None if prompt.templates else "--system.templates true",
-        "guidance": None if prompt.conditions else "a property, such as --system.band_gap",
+        "guidance": (
+            "a composition or new structures"
+            if prompt.smiles
+            else None
+            if prompt.conditions
+            else "a property, such as --system.band_gap"
+        ),
     }
     for text in settings:
         needed = missing.get(text.replace("-", "_").partition(".")[0])
@@ -183,7 +189,8 @@ def load_structure_proposal(
         proposal = crystals(network, prompt, start, drawing, chosen, folder)
     elif prompt.kind == "crystal":
         decoder = _decoder(chosen, nested["decoder"])
-        proposal = NewCrystals(network, decoder, drawing, start, prompt.elements, prompt.num_atoms)
+        wanted = (prompt.elements, prompt.num_atoms, chosen.guidance)
+        proposal = NewCrystals(network, decoder, drawing, start, *wanted)
     elif prompt.smiles is not None:
         graph = graph_of(prompt.smiles)
         proposal = StepwiseConformers(network, graph, tokenize(prompt.smiles), drawing, start)
@@ -191,8 +198,9 @@ def load_structure_proposal(
     else:
         decoder = _decoder(chosen, nested["decoder"])
         proposal = NewMolecules(
-            network, decoder, drawing, graph_of, start, pieces_of(prompt.elements), _small(prompt)
-        )
+            network, decoder, drawing, graph_of, start, pieces_of(prompt.elements), _small(prompt),
+            guidance=chosen.guidance,
+        )  # fmt: skip
     return proposal, meta["weights_sha256"]
 
 

@@ -18,9 +18,10 @@ from gensci.models.structure_proposal import (
     Drawing,
     closes,
     draw_conformers,
+    prompts,
 )
 from gensci.nn.structure_constraints import ElementConstraint, SmilesConstraint
-from gensci.nn.structure_decoding import TokenTrack, Track, draw_slots, open_slots
+from gensci.nn.structure_decoding import GuidedTokens, TokenTrack, Track, draw_slots, open_slots
 from gensci.nn.structure_network import StructureTransformer
 from gensci.nn.structure_sequence import (
     Line,
@@ -45,6 +46,30 @@ def prompt_line(network: StructureTransformer, prompt: Prompted) -> Line:
     line = Line(network.vocabulary, 4 + 2 * len(prompt.properties or {}))
     begin(line, prompt)
     return line
+
+
+def token_track(
+    network: StructureTransformer,
+    prompt: Prompted,
+    guidance: float,
+    max_tokens: int,
+    constraint: Any,
+) -> TokenTrack | GuidedTokens:
+    """The tokens of a new structure as decoders ask for them.
+
+    Args:
+        network: the model.
+        prompt: training set and properties.
+        guidance: how strongly the properties are pressed; one is the model's own.
+        max_tokens: most tokens of a row.
+        constraint: tells which tokens may come next.
+    """
+    device = next(network.parameters()).device
+    tracks = [
+        TokenTrack(network, stack([prompt_line(network, one)]).to(device), max_tokens, constraint)
+        for one in prompts(prompt, guidance != 1.0)
+    ]
+    return tracks[0] if len(tracks) == 1 else GuidedTokens(*tracks, guidance)
 
 
 def joined(parts: Sequence[Tensors]) -> Tensors:
@@ -74,6 +99,8 @@ class NewCrystals:
         prompt: training set and properties to write like.
         elements: atomic numbers that may be used; all by default.
         num_atoms: exactly how many atoms, or None.
+        guidance: how strongly tokens are pressed to the properties of the prompt; slots are by
+            ``drawing.guide``, where this is not one.
     """
 
     def __init__(
@@ -84,9 +111,11 @@ class NewCrystals:
         prompt: Prompted | None = None,
         elements: Iterable[int] | None = None,
         num_atoms: int | None = None,
+        guidance: float = 1.0,
     ):
         self.network = network.eval().requires_grad_(False)
         self.decoder, self.drawing, self.prompt = decoder, drawing, prompt or Prompted()
+        self.guidance = guidance
         self.most = num_atoms or network.max_atoms
         self.constraint = ElementConstraint(
             network.vocabulary, elements, num_atoms, network.max_atoms
@@ -103,10 +132,10 @@ class NewCrystals:
 
     def compositions(self, n: int, generator: Generator) -> list[np.ndarray]:
         """Atomic numbers of n crystals."""
-        batch = stack([prompt_line(self.network, self.prompt)])
-        batch = batch.to(next(self.network.parameters()).device)
         with torch.no_grad():
-            track = TokenTrack(self.network, batch, self.most + 1, self.constraint)
+            track = token_track(
+                self.network, self.prompt, self.guidance, self.most + 1, self.constraint
+            )
             decoded = self.decoder.decode(track, n, generator, self.most + 1)
         numbers = self.constraint.numbers[decoded.tokens.cpu()].numpy()
         return [row[row > 0] for row in numbers]
@@ -125,11 +154,14 @@ class NewCrystals:
         return x
 
     def _draw(self, compositions: list[np.ndarray], generator: Generator) -> Tensors:
-        batch = open_crystals(self.network, compositions, self.prompt)
-        batch = batch.to(next(self.network.parameters()).device)
+        device = next(self.network.parameters()).device
+        batches = [
+            open_crystals(self.network, compositions, prompt).to(device)
+            for prompt in prompts(self.prompt, self.guidance != 1.0)
+        ]
         with torch.no_grad():
-            track = Track(self.network, batch, ~open_slots(batch))
-            batch = draw_slots(track, self.drawing.solve(generator))
+            first, *others = [Track(self.network, batch, ~open_slots(batch)) for batch in batches]
+            batch = draw_slots(first, self.drawing.solve(generator), tuple(others))
         return read_crystals(batch, self.network.layout)
 
 
@@ -146,6 +178,8 @@ class NewMolecules:
         pieces: of SMILES that may be used; all by default.
         accept: tells whether a graph is wanted; all by default.
         max_tokens: longest SMILES, in pieces.
+        guidance: how strongly tokens are pressed to the properties of the prompt; slots are by
+            ``drawing.guide``, where this is not one.
     """
 
     def __init__(
@@ -158,8 +192,9 @@ class NewMolecules:
         pieces: Iterable[str] | None = None,
         accept: Callable[[Any], bool] | None = None,
         max_tokens: int = 80,
+        guidance: float = 1.0,
     ):
-        self.network = network.eval().requires_grad_(False)
+        self.network, self.guidance = network.eval().requires_grad_(False), guidance
         self.decoder, self.drawing, self.prompt = decoder, drawing, prompt or Prompted()
         self.graph_of, self.accept, self.max_tokens = graph_of, accept, max_tokens
         self.constraint = SmilesConstraint(network.vocabulary, pieces, max_tokens)
@@ -176,7 +211,9 @@ class NewMolecules:
         chunks = [items[k : k + ROWS_AT_ONCE] for k in range(0, n, ROWS_AT_ONCE)]
         parts = []
         for chunk in chunks:
-            x = draw_conformers(self.network, chunk, self.prompt, self.drawing, generator)
+            x = draw_conformers(
+                self.network, chunk, self.prompt, self.drawing, generator, self.guidance != 1.0
+            )
             most = max(len(pieces) for _, pieces in chunk)
             tokens = torch.zeros(len(chunk), most, dtype=torch.long)
             for k, (_, pieces) in enumerate(chunk):
@@ -187,9 +224,9 @@ class NewMolecules:
     def molecules(self, n: int, generator: Generator) -> list[tuple[Any, list[int]]]:
         """Graphs and tokens of n molecules; texts that are none are drawn again and counted."""
         items: list[tuple[Any, list[int]]] = []
-        batch = stack([prompt_line(self.network, self.prompt)])
-        batch = batch.to(next(self.network.parameters()).device)
-        track = TokenTrack(self.network, batch, self.max_tokens, self.constraint)
+        track = token_track(
+            self.network, self.prompt, self.guidance, self.max_tokens, self.constraint
+        )
         for _ in range(ROUNDS):
             missing = n - len(items)
             if missing == 0:

@@ -70,6 +70,11 @@ class Drawing:
         return solve
 
 
+def prompts(prompt: Prompted, guided: bool) -> list[Prompted]:
+    """A prompt, and under guidance the same without its properties, where it has some."""
+    return [prompt, *[Prompted(prompt.source)] * (guided and bool(prompt.properties))]
+
+
 class CrystalProposal:
     """Crystals of one composition.
 
@@ -106,7 +111,7 @@ class CrystalProposal:
         self.order = torch.from_numpy(element_order(given))
         self.numbers, self.prompt = given[self.order.numpy()], prompt or Prompted()
         self.templates = list(templates or [None])
-        self.guided = guided and bool(self.prompt.properties)
+        self.guided = guided
 
     @property
     def device(self) -> torch.device:
@@ -131,8 +136,7 @@ class CrystalProposal:
 
     def tracks(self, which: Tensor) -> list[Track]:
         """Rows led by templates ``which`` (n,), under every prompt that takes part."""
-        prompts = [self.prompt] + [Prompted(self.prompt.source)] * self.guided
-        batches = [self._batch(which, prompt) for prompt in prompts]
+        batches = [self._batch(which, prompt) for prompt in prompts(self.prompt, self.guided)]
         with torch.no_grad():
             return [Track(self.network, batch, ~open_slots(batch)) for batch in batches]
 
@@ -331,6 +335,7 @@ def draw_conformers(
     prompt: Prompted,
     drawing: Drawing,
     generator: Generator,
+    guided: bool = False,
 ) -> Tensors:
     """One conformer of each of several molecules.
 
@@ -340,14 +345,16 @@ def draw_conformers(
         prompt: training set and properties.
         drawing: how slots are drawn.
         generator: the source of randomness.
+        guided: whether the prompt without its properties takes part.
 
     Returns:
         {"numbers" (n, N), "positions" (n, N, 3) nm}, padded with zeros.
     """
     device = next(network.parameters()).device
-    batch = open_molecules(network, items, prompt).to(device)
+    batches = [open_molecules(network, items, one).to(device) for one in prompts(prompt, guided)]
     with torch.no_grad():
-        drawn = draw_slots(Track(network, batch, ~open_slots(batch)), drawing.solve(generator))
+        first, *others = [Track(network, batch, ~open_slots(batch)) for batch in batches]
+        drawn = draw_slots(first, drawing.solve(generator), tuple(others))
     return {
         "numbers": drawn.molecule.numbers,
         "positions": drawn.molecule.positions * ANGSTROM,

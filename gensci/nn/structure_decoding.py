@@ -200,6 +200,42 @@ class TokenTrack:
         return TokenState(hidden, cache, state.length + 1, written)
 
 
+class GuidedTokens:
+    """Tokens under a prompt, pressed away from those under another: classifier-free guidance.
+
+    The logits are extrapolated (Sanchez et al. 2023, arXiv:2306.17806). States are pairs.
+
+    Args:
+        track: under the prompt.
+        free: under the prompt without what is pressed; of the same constraint.
+        weight: 1 for ``track`` alone, above 1 to press.
+    """
+
+    def __init__(self, track: TokenTrack, free: TokenTrack, weight: float):
+        self.track, self.free, self.weight = track, free, weight
+        self.vocab_size, self.end = track.vocab_size, track.end
+
+    def start(self, n: int) -> tuple[TokenState, TokenState]:
+        """The states of n empty rows."""
+        return self.track.start(n), self.free.start(n)
+
+    def log_probs(self, state: tuple[TokenState, TokenState]) -> Tensor:
+        """(n, V) log-probabilities of the next token, -inf where it is not allowed."""
+        wanted, free = self.track.log_probs(state[0]), self.free.log_probs(state[1])
+        pressed = torch.lerp(free, wanted, self.weight)
+        return pressed.masked_fill(wanted == -torch.inf, -torch.inf).log_softmax(-1)
+
+    def advance(
+        self, state: tuple[TokenState, TokenState], tokens: Tensor, parents: Tensor
+    ) -> tuple[TokenState, TokenState]:
+        """Row i continues row ``parents[i]`` with ``tokens[i]``."""
+        wanted, free = state
+        return (
+            self.track.advance(wanted, tokens, parents),
+            self.free.advance(free, tokens, parents),
+        )
+
+
 class TokenState(NamedTuple):
     """Rows of tokens.
 

@@ -9,7 +9,7 @@ import torch
 from structure_cases import calm, crystal_network, molecule_network
 
 from gensci.core.errors import GensciError, UsageError
-from gensci.models.new_structures import NewCrystals, NewMolecules
+from gensci.models.new_structures import NewCrystals, NewMolecules, token_track
 from gensci.models.structure_proposal import (
     CrystalProposal,
     Drawing,
@@ -148,6 +148,31 @@ def test_guidance_of_one_is_no_guidance_and_more_is(network):
         draws.append(proposal.sample(3, generator(5))["fractional"])
     torch.testing.assert_close(draws[0], draws[1], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(draws[0], draws[2], atol=1e-3)
+
+
+def test_new_structures_are_pressed_to_their_properties(network):
+    """Guidance of one is none; the tokens' law under guidance is the extrapolated one."""
+    prompt, decoder = Prompted("a", {"band_gap": 2.0}), make_decoder("ancestral")
+    draws = {}
+    for weight, shown in product((1.0, 4.0), (prompt, Prompted("a"))):
+        drawing = Drawing(DDIM, guide=lambda c, u, w=weight: GuidedByCondition(c, u, w))
+        new = NewCrystals(network, decoder, drawing, shown, num_atoms=3, guidance=weight)
+        x = new.place([np.array([11, 17]), np.array([3, 3, 9])], generator(4))
+        draws[weight, bool(shown.properties)] = x["fractional"]
+    assert not torch.allclose(draws[4.0, True], draws[1.0, True], atol=1e-3)
+    torch.testing.assert_close(draws[4.0, False], draws[1.0, False], atol=1e-4, rtol=1e-4)
+    laws = []
+    constraint = ElementConstraint(network.vocabulary, [8, 22, 38], 3, network.max_atoms)
+    tokens, parents = torch.tensor([network.vocabulary.element(22)] * 2), torch.arange(2)
+    for shown, weight in ((prompt, 1.0), (Prompted("a"), 1.0), (prompt, 4.0)):
+        track = token_track(network, shown, weight, 5, constraint)
+        state = track.advance(track.start(2), tokens, parents)
+        laws.append(track.log_probs(state))
+    allowed = laws[0].isfinite()
+    assert allowed.any() and torch.equal(allowed, laws[2].isfinite())
+    wanted, free = laws[0][allowed].view(2, -1), laws[1][allowed].view(2, -1)
+    expected = (free + 4.0 * (wanted - free)).log_softmax(-1)
+    torch.testing.assert_close(laws[2][allowed].view(2, -1), expected)
 
 
 def test_the_likeliest_is_chosen(network):
