@@ -39,6 +39,8 @@ class OneShot(Sampler):
         else:
             x = proposal.sample(n, generator)
         log_target = None if target.subject is None else target.log_prob(x)
+        if log_proposal is not None and getattr(target.subject, "relative", False):
+            log_target = log_target + log_proposal  # a factor on the law of the model
         return Drawn(x, log_target, log_proposal)
 
     def step(

@@ -4,7 +4,8 @@ A batch of crystals is ``{"numbers": (n, N) int64 with 0 where there is no atom,
 (n, N, 3), "lattice": (n, 3, 3) rows in Angstrom}``. Whatever cannot be judged has zero density.
 
 Nothing here bounds a cell, and the measure is that of the model, so these densities weigh draws and
-steer them; they are not ``walkable``: a Markov chain would leave for cells without end.
+steer them; they are not ``walkable``: a Markov chain would leave for cells without end. Those of distances and
+charges are ``relative``: factors on the law of the model, not laws of their own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class DistanceTarget:
     an atom itself. Radii: Cordero et al. (2008), doi:10.1039/b801115j.
     """
 
-    walkable = False
+    walkable, relative = False, True
 
     def __init__(self, cutoff: float = CUTOFF, stiffness: float = 0.0, scale: float = 0.8) -> None:
         for name, value in (("cutoff", cutoff), ("stiffness", stiffness), ("scale", scale)):
@@ -107,7 +108,7 @@ class ChargeNeutralTarget:
     (2022), arXiv:2110.06197.
     """
 
-    walkable = False
+    walkable, relative = False, True
 
     def log_prob(self, x: Tensors) -> Tensor:
         """Return (n,) nats: 0 or -inf, by ``numbers`` alone."""
@@ -131,6 +132,7 @@ class SumTarget:
 
     def __init__(self, targets: Sequence[Any]) -> None:
         self.targets = tuple(targets)
+        self.relative = all(getattr(target, "relative", False) for target in self.targets)
 
     def log_prob(self, x: Tensors) -> Tensor:
         """Return the (n,) sum of the log-densities."""

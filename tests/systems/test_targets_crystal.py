@@ -1,6 +1,7 @@
 """Judges of crystals against pymatgen, smact's own answers and finite differences."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,3 +172,19 @@ def test_a_product_of_densities_is_the_sum_of_their_logarithms():
 def test_unusable_settings_are_refused(setting):
     with pytest.raises(UsageError, match=next(iter(setting))):
         DistanceTarget(**setting)
+
+
+def test_rules_weigh_the_draws_of_a_model_and_not_against_its_density():
+    """Whatever the model's density, all draws that a rule allows count the same."""
+    from gensci.samplers.importance import Importance
+
+    def draws(n, generator):
+        x = batch(*["rutile"] * n)
+        x["fractional"][::4, 1] = x["fractional"][::4, 0]
+        return x, torch.randn(n, generator=generator, dtype=torch.float64) * 5
+
+    proposal = SimpleNamespace(sample_and_log_prob=draws)
+    found = Importance().run(SumTarget([DistanceTarget()]), proposal, 40, seed=1)
+    assert len(found) == 30 and found.meta["rejected"] == {"zero target density": 10}
+    assert torch.equal(found.log_weight, found.log_weight[:1].expand(30))
+    torch.testing.assert_close(found.log_target, found.log_proposal)
