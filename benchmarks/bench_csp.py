@@ -172,7 +172,7 @@ def from_model(arguments: argparse.Namespace, pool: TemplatePool | None) -> Draw
         numbers = np.sort(numbers)
         templates = None
         if pool is not None:
-            templates = leading(network, pool, numbers, prompt, arguments.samples)
+            templates = leading(network, pool, numbers, prompt, max(20, arguments.samples))
         proposal = CrystalProposal(network, numbers, drawing, prompt, templates)
         generator = stream(arguments.seed, "bench-csp", name, device=arguments.device)
         x = proposal.sample(arguments.samples, generator)

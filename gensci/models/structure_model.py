@@ -116,7 +116,7 @@ class StructureModel(pl.LightningModule):
 
 
 class ExportStructureWeights(pl.Callback):
-    """Write the averaged weights as a checkpoint folder after every validation.
+    """Write the averaged weights as a checkpoint folder after every validation and at the end.
 
     Args:
         folder: of the checkpoint.
@@ -126,21 +126,25 @@ class ExportStructureWeights(pl.Callback):
 
     def __init__(self, folder: str, data: str, templates: str | None = None):
         self.folder, self.data, self.templates = folder, data, templates
+        self.metrics: dict[str, float] = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the checkpoint."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
+        shown = trainer.callback_metrics.items()
+        self.metrics = {name: float(value) for name, value in shown if name.startswith("val_")}
+        self.metrics["at_step"] = trainer.global_step
+        self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint, where steps were taken since the last validation."""
+        if trainer.is_global_zero and self.metrics.get("at_step") != trainer.global_step:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = pl_module.average.module
-        meta = {
-            "data": self.data,
-            "step": trainer.global_step,
-            "metrics": {
-                name: float(value)
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith("val_")
-            },
-        }
+        meta = {"data": self.data, "step": trainer.global_step, "metrics": self.metrics}
         config = {"class": MODELS.name_of(type(network)), "settings": network.settings}
         state = {name: value.half() for name, value in network.state_dict().items()}
         save_checkpoint(self.folder, state, config, meta)
