@@ -130,8 +130,8 @@ class SampleSet:
     def concatenate(cls, sets: Sequence[SampleSet]) -> SampleSet:
         """Return the rows of several sets in order.
 
-        Log-weights are joined as they are. Columns and info entries that any set lacks are left
-        out; ``meta`` is that of the first.
+        Log-weights are joined as they are; structures of fewer atoms are padded with zeros.
+        Columns and info entries that any set lacks are left out; ``meta`` is that of the first.
 
         Raises:
             GensciError: there is no set, or the sets hold different quantities in ``x``.
@@ -141,10 +141,35 @@ class SampleSet:
         if any(other.x.keys() != sets[0].x.keys() for other in sets):
             raise GensciError("the sample sets hold different quantities", "join like sets")
         tables = [other._rows() for other in sets]
-        joined = {k: torch.cat([table[k] for table in tables]) for k in _shared(tables)}
+        joined = {k: stack_rows([table[k] for table in tables]) for k in _shared(tables)}
         infos = [other.info for other in sets]
         info = {k: torch.cat([table[k] for table in infos]) for k in _shared(infos)}
         return cls(**_nest(joined), info=info, meta=dict(sets[0].meta))
+
+
+def widened(value: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the tensor with its second dimension padded to ``width`` with zeros behind."""
+    missing = width - value.shape[1]
+    if missing == 0:
+        return value
+    return torch.cat((value, value.new_zeros(len(value), missing, *value.shape[2:])), 1)
+
+
+def stack_rows(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the rows of several tensors (n_i, ...) in order.
+
+    Where their second dimensions differ, as for structures of different numbers of atoms, the
+    narrow ones are padded with zeros behind.
+    """
+    if values[0].dim() < 2:
+        return torch.cat(list(values))
+    width = max(value.shape[1] for value in values)
+    return torch.cat([widened(value, width) for value in values])
+
+
+def join_rows(parts: Sequence[Tensors]) -> Tensors:
+    """Return the rows of several dictionaries in order; see :func:`stack_rows`."""
+    return {name: stack_rows([part[name] for part in parts]) for name in parts[0]}
 
 
 def finite_rows(x: Tensors) -> torch.Tensor:

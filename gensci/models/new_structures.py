@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from gensci.core.errors import GensciError
 from gensci.core.protocols import Tensors
+from gensci.core.results import join_rows, widened
 from gensci.models.structure_batches import open_crystals, read_crystals
 from gensci.models.structure_proposal import (
     ROWS_AT_ONCE,
@@ -72,23 +73,6 @@ def token_track(
     return tracks[0] if len(tracks) == 1 else GuidedTokens(*tracks, guidance)
 
 
-def joined(parts: Sequence[Tensors]) -> Tensors:
-    """Rows of several draws, padded with zeros to the widest."""
-    out = {}
-    for name in parts[0]:
-        values = [part[name] for part in parts]
-        width = max(value.shape[1] for value in values)
-        out[name] = torch.cat(
-            [_widened(value, width) if value.shape[1] < width else value for value in values]
-        )
-    return out
-
-
-def _widened(value: Tensor, width: int) -> Tensor:
-    missing = width - value.shape[1]
-    return torch.cat((value, value.new_zeros(len(value), missing, *value.shape[2:])), 1)
-
-
 class NewCrystals:
     """Crystals whose composition the model chooses.
 
@@ -125,10 +109,7 @@ class NewCrystals:
         """Draws {"numbers", "fractional", "lattice"}, padded with zeros behind the atoms."""
         sizes = [min(ROWS_AT_ONCE, n - k) for k in range(0, n, ROWS_AT_ONCE)]
         parts = [self.place(self.compositions(size, generator), generator) for size in sizes]
-        width = max(part["numbers"].shape[1] for part in parts)
-        lattice = torch.cat([part.pop("lattice") for part in parts])
-        x = {name: [_widened(part[name], width) for part in parts] for name in parts[0]}
-        return {**{name: torch.cat(value) for name, value in x.items()}, "lattice": lattice}
+        return join_rows(parts)
 
     def compositions(self, n: int, generator: Generator) -> list[np.ndarray]:
         """Atomic numbers of n crystals."""
@@ -150,7 +131,7 @@ class NewCrystals:
             again = self._draw([compositions[k] for k in bad.tolist()], generator)
             width = x["numbers"].shape[1]
             for name, value in again.items():
-                x[name][bad] = value if name == "lattice" else _widened(value, width)
+                x[name][bad] = value if name == "lattice" else widened(value, width)
         return x
 
     def _draw(self, compositions: list[np.ndarray], generator: Generator) -> Tensors:
@@ -219,7 +200,7 @@ class NewMolecules:
             for k, (_, pieces) in enumerate(chunk):
                 tokens[k, : len(pieces)] = torch.tensor(pieces)
             parts.append({**x, "tokens": tokens.to(x["numbers"].device)})
-        return joined(parts)
+        return join_rows(parts)
 
     def molecules(self, n: int, generator: Generator) -> list[tuple[Any, list[int]]]:
         """Graphs and tokens of n molecules; texts that are none are drawn again and counted."""

@@ -15,7 +15,7 @@ import torch
 
 from gensci.core.errors import GensciError
 from gensci.core.protocols import Tensors
-from gensci.core.results import finite_rows
+from gensci.core.results import finite_rows, join_rows
 
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ class Draws(Density):
         """Return ``n`` draws."""
         if getattr(self.subject, "sample", None) is None:
             return self.sample_and_log_prob(n, generator)[0]
-        return join(self._draw(n, generator, self.subject.sample))
+        return join_rows(self._draw(n, generator, self.subject.sample))
 
     def sample_and_log_prob(
         self, n: int, generator: torch.Generator
@@ -142,7 +142,7 @@ class Draws(Density):
         """Return ``n`` draws and their (n,) float64 log-density; -inf where a draw is unfit."""
         parts = self._draw(n, generator, self.subject.sample_and_log_prob)
         values = [_clean_log_prob(value, x) for x, value in parts]
-        return join([x for x, _ in parts]), torch.cat(values)
+        return join_rows([x for x, _ in parts]), torch.cat(values)
 
     def _draw(
         self, n: int, generator: torch.Generator, draw: Callable[[int, torch.Generator], T]
@@ -183,11 +183,6 @@ def choose(mask: torch.Tensor, new: Tensors, old: Tensors) -> Tensors:
 def expand(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return (n,) values shaped (n, 1, ...) to broadcast against ``like``, on its device."""
     return rows.to(like.device).reshape(-1, *[1] * (like.dim() - 1))
-
-
-def join(parts: list[Tensors]) -> Tensors:
-    """Return the rows of several dictionaries in order."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def device_of(x: Tensors) -> torch.device:

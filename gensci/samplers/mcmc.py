@@ -13,9 +13,9 @@ from gensci.core.chains import chain_ess, split_rhat
 from gensci.core.errors import GensciError
 from gensci.core.protocols import Tensors
 from gensci.core.registry import SAMPLERS
-from gensci.core.results import SampleSet
+from gensci.core.results import SampleSet, join_rows
 from gensci.samplers.base import Info, Sampler
-from gensci.samplers.evaluate import Density, Draws, join, num_rows, take
+from gensci.samplers.evaluate import Density, Draws, num_rows, take
 from gensci.samplers.moves import (
     MOVES,
     Move,
@@ -241,17 +241,17 @@ def _starting_points(
             f"none of {START_ATTEMPTS * n} draws of the proposal has any target density",
             "use a proposal that is trained for this system",
         )
-    return take(join(found), torch.arange(n) % count)
+    return take(join_rows(found), torch.arange(n) % count)
 
 
 def _keep(state: Chains) -> Chains:
-    drawn = join([state.drawn, state.x]) if state.drawn else dict(state.x)
+    drawn = join_rows([state.drawn, state.x]) if state.drawn else dict(state.x)
     log_target = torch.cat([state.drawn_log_target, state.log_target])
     return replace(state, drawn=drawn, drawn_log_target=log_target)
 
 
 def _append(window: Tensors, x: Tensors, limit: int) -> Tensors:
-    grown = join([window, x]) if window else dict(x)
+    grown = join_rows([window, x]) if window else dict(x)
     return {name: value[-limit:] for name, value in grown.items()}
 
 

@@ -4,8 +4,8 @@ A batch of crystals is ``{"numbers": (n, N) int64 with 0 where there is no atom,
 (n, N, 3), "lattice": (n, 3, 3) rows in Angstrom}``. Whatever cannot be judged has zero density.
 
 Nothing here bounds a cell, and the measure is that of the model, so these densities weigh draws and
-steer them; they are not ``walkable``: a Markov chain would leave for cells without end. Those of distances and
-charges are ``relative``: factors on the law of the model, not laws of their own.
+steer them; they are not ``walkable``: a Markov chain would leave for cells without end. Those of
+distances and charges are ``relative``: factors on the law of the model, not laws of their own.
 """
 
 from __future__ import annotations

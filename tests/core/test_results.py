@@ -1,7 +1,7 @@
 """The registry, the streams, the sample set and the diagnostics of chains."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -97,6 +97,20 @@ class Mixed:
     count: int
     grad: Tensors = field(default_factory=dict)
     extra: torch.Tensor | None = None
+
+
+def test_structures_of_different_sizes_are_joined_with_zeros_behind():
+    wide, narrow = sample_set(2), sample_set(3, 1)
+    narrow = replace(narrow, x={"positions": narrow.x["positions"][:, :3]})
+    for first, second in ((wide, narrow), (narrow, wide)):
+        both = SampleSet.concatenate([first, second]).x["positions"]
+        assert both.shape == (5, 4, 3)
+        start = 0
+        for part in (first.x["positions"], second.x["positions"]):
+            rows, atoms = part.shape[:2]
+            assert torch.equal(both[start : start + rows, :atoms], part)
+            assert not both[start : start + rows, atoms:].any()
+            start += rows
 
 
 def test_numbers_and_dictionaries_pack_and_unpack():
