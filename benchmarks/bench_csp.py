@@ -1,6 +1,6 @@
 """Match rates of predicted crystals beside those of templates, on the test rows of a set.
 
-Rows of the table: a random and the nearest template (copies of training structures, see
+Rows of the table: a random, the nearest and the voted template (copies of training structures, see
 gensci.data.templates), the model's first sample, the best of its samples, the likeliest of its
 samples, and the same with retrieved templates as a prompt. All of it again on the test compositions
 of which the nearest template fails.
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from bench_environment import environment, write_results
 
-from gensci.commands.evaluation_crystals import copied
+from gensci.commands.evaluation_crystals import TEMPLATES, copied
 from gensci.commands.evaluation_inputs import rows_of
 from gensci.core.lattice import lattice_parameters
 from gensci.core.random import stream
@@ -204,7 +204,7 @@ def template_pool(arguments: argparse.Namespace) -> TemplatePool:
 def ways(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Draw]]]:
     """Names of all ways, and what makes the function that draws them."""
     count = arguments.samples
-    for how in ("random", "nearest"):
+    for how in TEMPLATES:
         yield (
             f"{how} template",
             lambda how=how: from_templates(template_pool(arguments), how, count),

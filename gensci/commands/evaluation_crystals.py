@@ -209,6 +209,9 @@ def _flat(given: Assignment, samples: int) -> list[Crystal]:
     return list(seen.values())
 
 
+TEMPLATES = ("random", "nearest", "voted")
+
+
 def _beside_templates(
     report: Report,
     found: MatchTable,
@@ -221,7 +224,7 @@ def _beside_templates(
     pool = template_pool(train)
     protocol = replace(found.protocol, samples=1)
     tables = {}
-    for how in ("random", "nearest"):
+    for how in TEMPLATES:
         copies = [copied(pool, how, r, name) for r, name in zip(references, ids, strict=True)]
         tables[how] = match_predictions(copies, references, protocol, jobs=jobs)
         _score(report, f"{how} template", tables[how])
@@ -245,13 +248,15 @@ def copied(pool: Any, how: str, reference: Crystal, name: str, count: int = 1) -
 
     Args:
         pool: a `gensci.data.templates.TemplatePool`.
-        how: random or nearest.
+        how: one of `TEMPLATES`: any at random, the nearest by similarity of the elements, or the
+            nearest of the prototype that near ones vote for.
         reference: whose atoms are asked for; its structure is not looked at.
         name: id of the reference, which is left out of the pool, and which decides the draw.
         count: how many.
     """
-    if how == "nearest":
-        found = pool.candidates(reference.numbers, k=count, exclude=(name,))
+    if how != "random":
+        voted = how == "voted"
+        found = pool.candidates(reference.numbers, k=count, exclude=(name,), vote=voted)
     else:
         generators = (stream(0, "random-template", name, str(i)) for i in range(count))
         drawn = (pool.random(reference.numbers, g, exclude=(name,)) for g in generators)

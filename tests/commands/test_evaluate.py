@@ -185,8 +185,8 @@ def test_molecules_and_conformers(tmp_path, capsys):
 class Pool:
     """A stand-in for a pool of templates: rock salt and, as the nearest, caesium chloride."""
 
-    def candidates(self, numbers, k, exclude):
-        return self._copies(caesium_chloride(), numbers)
+    def candidates(self, numbers, k, exclude, vote):
+        return self._copies(rock_salt() if vote else caesium_chloride(), numbers)
 
     def random(self, numbers, generator, exclude):
         return self._copies(rock_salt(), numbers)[0]
@@ -210,6 +210,7 @@ def test_scores_stand_beside_those_of_templates(tmp_path, capsys, monkeypatch):
     found = json.loads(out.read_text())["metrics"]
     assert found["random_template_n1"]["rate"] == 1.0
     assert found["nearest_template_n1"]["rate"] == 0.0
+    assert found["voted_template_n1"]["rate"] == 1.0
     assert found["nearest_template_fails/model_n1"]["rate"] == 1.0
     assert len(copied(Pool(), "random", rock_salt(), "m-0", count=3)) == 3
 
