@@ -132,11 +132,12 @@ class Kept:
         return [Crystal(one.numbers, one.fractional[i], one.lattice[i]) for i in order]
 
 
-def from_templates(pool: TemplatePool, how: str, count: int) -> Draw:
+def from_templates(pool: TemplatePool, how: str, count: int, novel: bool) -> Draw:
     """Copies of structures of the pool."""
 
     def draw(numbers: np.ndarray, name: str) -> Drawn:
-        found = copied(pool, how, Crystal(numbers, np.zeros(0), np.zeros(0)), name, count)
+        wanted = Crystal(numbers, np.zeros(0), np.zeros(0))
+        found = copied(pool, how, wanted, name, count, novel)
         if not found:
             return Drawn(numbers, np.zeros((0, len(numbers), 3)), np.zeros((0, 6)), np.zeros(0))
         # templates bring their own order of atoms, and the file has one for each composition
@@ -172,7 +173,8 @@ def from_model(arguments: argparse.Namespace, pool: TemplatePool | None) -> Draw
         numbers = np.sort(numbers)
         templates = None
         if pool is not None:
-            templates = leading(network, pool, numbers, prompt, max(20, arguments.samples))
+            most = max(20, arguments.samples)
+            templates = leading(network, pool, numbers, prompt, most, arguments.novel)
         proposal = CrystalProposal(network, numbers, drawing, prompt, templates)
         generator = stream(arguments.seed, "bench-csp", name, device=arguments.device)
         x = proposal.sample(arguments.samples, generator)
@@ -207,7 +209,7 @@ def ways(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Draw
     for how in TEMPLATES:
         yield (
             f"{how} template",
-            lambda how=how: from_templates(template_pool(arguments), how, count),
+            lambda how=how: from_templates(template_pool(arguments), how, count, arguments.novel),
         )
     if arguments.checkpoint:
         yield "model", lambda: from_model(arguments, None)
@@ -219,7 +221,7 @@ def kept_path(arguments: argparse.Namespace, way: str) -> Path:
     """Where the predictions of one way lie; settings that change them are in the name."""
     name = f"{arguments.set}-{way.replace(' ', '')}-seed{arguments.seed}-k{arguments.samples}"
     if way != "model":
-        name += f"-{'+'.join(arguments.pool)}"
+        name += f"-{'+'.join(arguments.pool)}" + "-novel" * arguments.novel
     if way.startswith("model"):
         solver = f"{arguments.solver}{arguments.num_steps}-T{arguments.temperature:g}"
         weights = f"{Path(arguments.checkpoint).name}-{weights_digest(arguments.checkpoint)}"
@@ -321,6 +323,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--style", help="training set that the model is asked to write like")
     parser.add_argument("--rows", type=int, help="test rows, all by default")
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument(
+        "--novel", action="store_true",
+        help="a test row is no training row: votes are not for structures of its composition",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--solver", default="dpm-solver++")
     parser.add_argument("--num-steps", type=int, default=16)
@@ -351,6 +357,7 @@ def main() -> None:
         record = score_all(arguments, list(table.ids), references)
         name = f"csp-{arguments.set}-{Path(arguments.checkpoint or 'templates').name}"
         name += "" if arguments.temperature == 1.0 else f"-T{arguments.temperature:g}"
+        name += "-novel" * arguments.novel
         surroundings = environment(arguments.threads, "pymatgen", "spglib", "scipy")
         write_results(name, {"arguments": vars(arguments), **record, **surroundings})
 

@@ -243,7 +243,9 @@ def template_pool(train: StructureTable) -> Any:
     return TemplatePool.from_table(train)
 
 
-def copied(pool: Any, how: str, reference: Crystal, name: str, count: int = 1) -> list[Crystal]:
+def copied(
+    pool: Any, how: str, reference: Crystal, name: str, count: int = 1, novel: bool = False
+) -> list[Crystal]:
     """Predictions for the atoms of a reference that copy structures of a pool.
 
     Args:
@@ -253,10 +255,11 @@ def copied(pool: Any, how: str, reference: Crystal, name: str, count: int = 1) -
         reference: whose atoms are asked for; its structure is not looked at.
         name: id of the reference, which is left out of the pool, and which decides the draw.
         count: how many.
+        novel: votes count for no structure of exactly the same composition.
     """
     if how != "random":
-        voted = how == "voted"
-        found = pool.candidates(reference.numbers, k=count, exclude=(name,), vote=voted)
+        asked = {"vote": True, "novel": novel} if how == "voted" else {"vote": False}
+        found = pool.candidates(reference.numbers, k=count, exclude=(name,), **asked)
     else:
         generators = (stream(0, "random-template", name, str(i)) for i in range(count))
         drawn = (pool.random(reference.numbers, g, exclude=(name,)) for g in generators)

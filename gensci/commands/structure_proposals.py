@@ -274,7 +274,12 @@ def crystals(
 
 
 def leading(
-    network: Any, pool: TemplatePool, numbers: Sequence[int], start: Prompted, most: int
+    network: Any,
+    pool: TemplatePool,
+    numbers: Sequence[int],
+    start: Prompted,
+    most: int,
+    novel: bool = False,
 ) -> list[Any]:
     """Templates in the order of the pool, but those that the model does not believe in.
 
@@ -288,9 +293,10 @@ def leading(
         numbers: (N,) atomic numbers.
         start: training set and properties.
         most: how many are tried.
+        novel: the wanted crystal is known not to be in the pool.
     """
     wanted = np.asarray(numbers)[element_order(numbers)]
-    found = pool.candidates(wanted, k=most)
+    found = pool.candidates(wanted, k=most, novel=novel)
     if not found:
         return [None]
     templates = [ordered(template)[1] for template in found]

@@ -185,7 +185,7 @@ def test_molecules_and_conformers(tmp_path, capsys):
 class Pool:
     """A stand-in for a pool of templates: rock salt and, as the nearest, caesium chloride."""
 
-    def candidates(self, numbers, k, exclude, vote):
+    def candidates(self, numbers, k, exclude, vote, novel=False):
         return self._copies(rock_salt() if vote else caesium_chloride(), numbers)
 
     def random(self, numbers, generator, exclude):
