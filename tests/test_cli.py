@@ -339,7 +339,10 @@ def test_the_doctor_fails_without_a_sound_default_checkpoint(
         weights = bytearray((folder / "model.safetensors").read_bytes())
         weights[-1] ^= 1
         (folder / "model.safetensors").write_bytes(weights)
-    monkeypatch.setattr(checkpoint, "list_checkpoints", lambda: {name: folder})
+    found = {**checkpoint.list_checkpoints(), name: folder}
+    if damage == "missing":
+        del found["peptide-small"]
+    monkeypatch.setattr(checkpoint, "list_checkpoints", lambda: found)
     assert main(["doctor"]) == (1 if damage else 0)
     assert part in capsys.readouterr().out
 

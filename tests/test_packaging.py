@@ -33,7 +33,7 @@ def test_dependencies_have_lower_bounds_only_and_the_extras_are_there():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     families = {"peptides", "materials", "molecules", "posterior"}
-    named = families | {"report", "metrics", "gpu", "cluster", "train", "dev"}
+    named = families | {"report", "metrics", "evaluation", "gpu", "cluster", "train", "dev"}
     assert named | {"all"} == extras.keys()
     rows = [*project["dependencies"], *(row for name in named for row in extras[name])]
     listed = [row.partition(";")[0] for row in rows]  # without markers of platforms
