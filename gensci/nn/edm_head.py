@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 TORUS_IMAGES = 5  # on each side; enough for sigma up to one
 GROUPS = 32  # noise levels that one pass of the loss has
+EVEN = 0.3  # share of the levels on the torus that are spread evenly over their logarithm
 
 
 class Ranges(NamedTuple):
@@ -297,12 +298,24 @@ class EdmHead(nn.Module):
 
 
 def _noise_of(place: Tensor, on_torus: bool) -> Tensor:
-    """Noise of training from places in (0, 1): log-uniform on the torus, log-normal in space."""
-    if on_torus:
-        low, high = math.log(2 * TORUS.low), math.log(TORUS.high)
-        return (low + place * (high - low)).exp()
-    normal = math.sqrt(2) * torch.erfinv((2 * place - 1).clamp(-0.999, 0.999))
-    return (1.6 * normal - 1.5).exp()
+    """Noise of training from places in (0, 1).
+
+    Log-normal in space. On the torus log-uniform for some, which teaches to place atoms sharply,
+    and for the others log-normal about the levels at which it is decided where they go.
+    """
+    if not on_torus:
+        return _log_normal(place, math.exp(-1.5), 1.6)
+    low, high = math.log(2 * TORUS.low), math.log(TORUS.high)
+    uniform = (low + place / EVEN * (high - low)).exp()
+    centred = _log_normal((place - EVEN) / (1 - EVEN), 0.2, 1.0)
+    return torch.where(place < EVEN, uniform, centred.clamp(2 * TORUS.low, TORUS.high))
+
+
+def _log_normal(place: Tensor, median: float, width: float) -> Tensor:
+    """Quantiles of a log-normal law at places in (0, 1), without its farthest tails."""
+    return (
+        median * (width * math.sqrt(2) * torch.erfinv((2 * place - 1).clamp(-0.999, 0.999))).exp()
+    )
 
 
 def _grouped(part: Tensor) -> Tensor:
