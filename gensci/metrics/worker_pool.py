@@ -158,7 +158,7 @@ class _Run:
     def _patience(self) -> float:
         """Seconds until the first worker can be late."""
         now = time.monotonic()
-        return max(0.0, min(self._limit(w) - (now - w.since) for w in self.workers))
+        return max(0.0, min((self._limit(w) - (now - w.since) for w in self.workers), default=0.0))
 
     def _limit(self, worker: _Worker) -> float:
         if not worker.ready:

@@ -61,10 +61,11 @@ def parse_peptide(text: str) -> PeptideSpec:
     """
     sequence = text.strip()
     n_cap = c_cap = None
-    if sequence.lower().startswith("ace-"):
-        n_cap, sequence = "ACE", sequence[4:]
+    # the end first: in ACE-Nme the dash belongs to Nme, and ACE are three residues
     if sequence.lower().endswith("-nme"):
         c_cap, sequence = "NME", sequence[:-4]
+    if sequence.lower().startswith("ace-"):
+        n_cap, sequence = "ACE", sequence[4:]
     _check_sequence(sequence, text)
     return PeptideSpec(sequence, n_cap, c_cap)
 
