@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gensci.core.errors import UsageError
-from gensci.metrics.worker_pool import timed_map
+from gensci.core.worker_pool import timed_map
 
 Array = np.ndarray
 

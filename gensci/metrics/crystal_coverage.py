@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from gensci.core.errors import GensciError, UsageError
+from gensci.core.worker_pool import timed_map
 from gensci.metrics.composition_scale import MAGPIE_MEAN, MAGPIE_SPREAD
 from gensci.metrics.crystal_arrays import Crystal, CrystalLike, to_pymatgen
-from gensci.metrics.worker_pool import timed_map
 
 Array = np.ndarray
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gensci.core.errors import UsageError
+from gensci.core.worker_pool import timed_map
 from gensci.metrics.crystal_arrays import (
     Crystal,
     CrystalLike,
@@ -27,7 +28,6 @@ from gensci.metrics.crystal_arrays import (
 from gensci.metrics.crystal_validity import Validity, crystal_validity
 from gensci.metrics.match_protocol import STRICT, Protocol
 from gensci.metrics.match_worker import Bank
-from gensci.metrics.worker_pool import timed_map
 
 Array = np.ndarray
 

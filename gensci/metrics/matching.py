@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from gensci.core.errors import UsageError
+from gensci.core.worker_pool import timed_map
 from gensci.metrics.crystal_arrays import Crystal, CrystalLike, composition_key
 from gensci.metrics.crystal_validity import crystal_validity
 from gensci.metrics.match_protocol import Protocol
 from gensci.metrics.match_worker import Bank
-from gensci.metrics.worker_pool import timed_map
 
 Array = np.ndarray
 

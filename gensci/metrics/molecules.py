@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from gensci.core.errors import UsageError
+from gensci.core.worker_pool import timed_map
 from gensci.metrics.bond_tables import allowed_valences, bond_limits
 from gensci.metrics.crystals import wasserstein
-from gensci.metrics.worker_pool import timed_map
 
 Array = np.ndarray
 

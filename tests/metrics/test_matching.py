@@ -18,6 +18,7 @@ from pymatgen.core import Structure
 from pymatgen.core.structure_matcher import StructureMatcher
 
 from gensci.core.errors import UsageError
+from gensci.core.worker_pool import Outcome
 from gensci.metrics import matching
 from gensci.metrics.crystal_arrays import (
     Crystal,
@@ -32,7 +33,6 @@ from gensci.metrics.crystal_arrays import (
 from gensci.metrics.match_protocol import STRICT, Protocol
 from gensci.metrics.matching import STATUSES, match_everyone, match_predictions
 from gensci.metrics.structure_match import Tolerances, rms_distance
-from gensci.metrics.worker_pool import Outcome
 
 LOOSE, TIGHT = Tolerances(), Tolerances(0.3, 0.2, 5.0)
 

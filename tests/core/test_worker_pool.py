@@ -3,7 +3,7 @@
 import pytest
 
 from gensci.core.errors import UsageError
-from gensci.metrics.worker_pool import timed_map
+from gensci.core.worker_pool import timed_map
 
 SLEEP = "__import__('time').sleep(60)"
 DIE = "__import__('os')._exit(3)"
