@@ -26,11 +26,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.sample-installed: $(SETUP) | $(BIN)/python
-	$(INSTALL) -e '.[peptides,materials,molecules]'
+	$(INSTALL) -e '.[peptides,materials,molecules,posterior]'
 	@touch $@
 
 $(VENV)/.test-installed: $(SETUP) | $(BIN)/python
-	$(INSTALL) -e '.[peptides,materials,molecules,evaluation,train,report,dev]'
+	$(INSTALL) -e '.[peptides,materials,molecules,evaluation,posterior,train,report,dev]'
 	@touch $@ $(VENV)/.sample-installed
 
 clean:
