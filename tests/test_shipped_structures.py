@@ -10,11 +10,12 @@ from named_peptides import shared_root
 
 from gensci.__main__ import main
 from gensci.commands.structure_proposals import load_structure_proposal
+from gensci.core.elements import NUMBERS, SYMBOLS
 from gensci.core.prompts import StructurePrompt
 from gensci.data.templates import TemplatePool
 from gensci.io.crystals import read_crystals
 from gensci.metrics.molecules import stability
-from gensci.models.checkpoint import find_checkpoint
+from gensci.models.checkpoint import find_checkpoint, load_network
 
 CPU = torch.device("cpu")
 
@@ -78,6 +79,16 @@ def test_retrieved_rutile_leads_the_model():
         for lattice, inside in zip(x["lattice"].tolist(), x["fractional"].tolist(), strict=True)
     ]
     assert any(found)
+
+
+def test_models_know_which_elements_they_were_trained_on():
+    """As their weights tell; molecules as in their README, crystals as tables of crystals have."""
+    molecules, crystals = (load_network(name)[0] for name in ("molecules", "crystals"))
+    learned = set(SYMBOLS) - set(molecules.unlearned(range(1, len(SYMBOLS) + 1)))
+    assert learned == {"H", "C", "N", "O", "F", "S"}
+    unknown = crystals.unlearned(range(1, len(SYMBOLS) + 1))
+    assert {"Po", "At", "Rn", "Fr", "Ra", "Am"} <= set(unknown)
+    assert all(NUMBERS[symbol] >= 84 or symbol == "Ne" for symbol in unknown)
 
 
 def test_new_molecules_are_stable():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gensci.core.errors import UsageError
 from gensci.core.registry import did_you_mean
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
     from gensci.data.structure_table import StructureTable
 
 FOLDER = Path("data/structures")
+PARTS = "0.9,0.05,0.05"
 
 
 def prepare(
     source: str,
     out: Path | None = None,
     name: str | None = None,
-    split: str = "0.9,0.05,0.05",
+    split: str = PARTS,
     seed: int = 0,
     jobs: int = 1,
     origin: str | None = None,
@@ -32,8 +34,9 @@ def prepare(
 
     OUT gets the folders train, val and test, prepared.json, and rejected.csv with file, row and
     reason of all that was left out. Crystals become primitive Niggli cells, copies are dropped, and
-    training rows that are test rows too. The same command again continues a killed run. Exit
-    status 3: some rows are broken.
+    training rows that are test rows too. The same command again continues a killed run, and takes
+    up rows that were mended; OUT with a set of other options is refused. Exit status 3: some rows
+    are broken.
 
     Args:
         source: perov-5, carbon-24, mp-20, mp-20-full, mpts-52, mpts-52-full, wbm, qm7 or qm9; or
@@ -54,7 +57,7 @@ def prepare(
         max_atoms: Leave out larger structures of your own.
         limit: Read only that many records of each split; of qm7 and qm9, train on that many.
     """
-    from gensci.data.structure_preparing import Job, check_folder, prepare_named
+    from gensci.data.structure_preparing import Job, check_folder
     from gensci.data.structure_sets import set_name
 
     for option, value in (("jobs", jobs), ("max-atoms", max_atoms), ("limit", limit)):
@@ -62,22 +65,23 @@ def prepare(
             raise UsageError(f"--{option} is {value}", "give 1 or more")
     known = set_name(source)
     own = name or known or Path(source).name.split(".")[0] or Path(source).resolve().name
-    job = Job(
-        out=Path(out or FOLDER / own),
-        seed=seed,
-        jobs=jobs,
-        origin=origin,
-        limit=limit,
-        tell=print,
-    )
+    job = Job(Path(out or FOLDER / own), seed, jobs, origin, limit, tell=print)
     check_folder(job.out)
     if known is None:
         return report(_prepare_own(source, own, job, split, keep_out, keep_cells, max_atoms))
     changes = {"name": name, "keep-out": keep_out, "max-atoms": max_atoms}
+    changes |= {"split": None if split == PARTS else split, "keep-cells": keep_cells or None}
+    return report(_prepare_known(known, job, changes))
+
+
+def _prepare_known(name: str, job: Job, changes: dict[str, Any]) -> Account:
+    from gensci.data.structure_preparing import check_recipe, prepare_named
+
     for option, value in changes.items():
         if value is not None:
-            raise UsageError(f"--{option} is not for the named set {known}", "leave it out")
-    return report(prepare_named(known, job))
+            raise UsageError(f"--{option} is not for the named set {name}", "leave it out")
+    check_recipe(name, job)
+    return prepare_named(name, job)
 
 
 def _prepare_own(
@@ -90,7 +94,7 @@ def _prepare_own(
     max_atoms: int | None,
 ) -> Account:
     from gensci.data.structure_building import Rules
-    from gensci.data.structure_preparing import prepare_records
+    from gensci.data.structure_preparing import check_recipe, prepare_records
     from gensci.data.structure_readers import read_records
     from gensci.data.structure_sets import SETS
 
@@ -101,14 +105,23 @@ def _prepare_own(
     if job.origin is not None:
         raise UsageError("--from is for named sets", f"{source} is at hand; leave it out")
     rules = Rules(name, primitive=not keep_cells, max_atoms=max_atoms, seed=job.seed)
-    judged = _tables(keep_out)
-    return prepare_records(read_records(path), rules, job, fractions(split), judged)
+    parts, apart = fractions(split), [part for part in (keep_out or "").split(",") if part]
+    recipe = {
+        "source": str(path.resolve()),
+        "split": parts,
+        "keep_out": [str(Path(folder).resolve()) for folder in apart],
+        "keep_cells": keep_cells,
+        "max_atoms": max_atoms,
+    }
+    job = replace(job, recipe=recipe)
+    check_recipe(name, job)
+    return prepare_records(read_records(path), rules, job, parts, _tables(apart))
 
 
-def _tables(folders: str | None) -> list[StructureTable]:
+def _tables(folders: list[str]) -> list[StructureTable]:
     from gensci.data.structure_table import StructureTable
 
-    return [StructureTable.load(folder) for folder in (folders or "").split(",") if folder]
+    return [StructureTable.load(folder) for folder in folders]
 
 
 def fractions(text: str) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import secrets
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +21,7 @@ import gensci.samplers  # noqa: F401  (registers the samplers)
 from gensci import __version__
 from gensci.commands.device import choose_device, describe_device
 from gensci.commands.prepare import Prepared, prepare
-from gensci.core.errors import RunFolderError, UsageError
+from gensci.core.errors import GensciError, RunFolderError, UsageError
 from gensci.core.registry import SYSTEMS
 from gensci.core.results import SampleSet
 from gensci.io.progress import ProgressReport
@@ -99,6 +100,7 @@ def draw(choice: SystemChoice, request: Request) -> SampleSet:
     prepared = _prepare(choice, request)
     sampler = make_sampler(request.sampler, request.sampler_settings)
     seed = secrets.randbits(32) if request.seed is None else request.seed
+    _check_draws(prepared, request)
     for line in prepared.warnings:
         warnings.warn(line, stacklevel=2)
     samples = sampler.run(prepared.target, prepared.proposal, request.num_samples, seed=seed)
@@ -139,6 +141,8 @@ def draw_into(
         **prepared.settings,
     }
     record = _record(path, earlier, settings, request.seed, argv)
+    if earlier is None or earlier["outcome"] != "complete":
+        _check_draws(prepared, request)
     folder = RunFolder(path, {**record, "warnings": list(prepared.warnings)})
     folder.claim()
     for line in prepared.warnings:
@@ -157,6 +161,13 @@ def _prepare(choice: SystemChoice, request: Request) -> Prepared:
         request.allow_extrapolation,
         request.proposal_settings,
     )
+
+
+def _check_draws(prepared: Prepared, request: Request) -> None:
+    """Ask the proposal, where it can tell, whether so many samples can be drawn."""
+    check = getattr(prepared.proposal, "check_draws", None)
+    if check is not None:
+        check(request.num_samples)
 
 
 def _record(
@@ -235,15 +246,12 @@ def _run(
         spent = before + time.monotonic() - begun
         write_files(folder.path, samples, prepared.molecule, prepared.write)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
         with contextlib.suppress(OSError):  # a full disk must not hide the first error
-            folder.save(
-                outcome="interrupted" if stopped else "failed",
-                error=str(error),
-                sampling_seconds=before + time.monotonic() - begun,
-            )
+            _forget_failure(folder)
+            seconds = before + time.monotonic() - begun
+            folder.save(**_failure(error), sampling_seconds=seconds)
         raise
-    folder.record.pop("error", None)
+    _forget_failure(folder)
     folder.save(
         outcome="complete",
         finished=_now(),
@@ -255,6 +263,19 @@ def _run(
     )
     folder.clear_states()
     return samples
+
+
+def _failure(error: BaseException) -> dict[str, str]:
+    """What `run.json` says of an error; those that the user cannot act on with their traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return {"outcome": "interrupted", "error": str(error)}
+    known = {} if isinstance(error, GensciError) else {"traceback": traceback.format_exc()}
+    return {"outcome": "failed", "error": str(error), **known}
+
+
+def _forget_failure(folder: RunFolder) -> None:
+    for name in ("error", "traceback"):
+        folder.record.pop(name, None)
 
 
 def write_files(

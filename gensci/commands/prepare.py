@@ -212,7 +212,7 @@ def _prepare_structures(
         system.target(device),
         proposal,
         facts,
-        warnings=system.warnings(),
+        warnings=(*system.warnings(), *getattr(proposal, "warnings", ())),
         write=_writer(choice.family, system, proposal),
     )
 

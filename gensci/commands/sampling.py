@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,9 @@ def summary(samples: SampleSet, path: Path) -> list[str]:
     meta, verdict = samples.meta, samples.meta["verdict"]
     kept = f"kept {meta['kept']} of {meta['requested']} samples"
     reasons = ", ".join(f"{reason} ({count})" for reason, count in meta["rejected"].items())
+    short = meta["requested"] - meta["kept"] - sum(meta["rejected"].values())
+    if short > 0:  # decoders whose rows differ may find no more
+        reasons = ", ".join(filter(None, (reasons, f"not found by the proposal ({short})")))
     numbers = f"effective sample size {verdict['ess']:.1f} ({verdict['ess_fraction']:.1%})"
     if meta["sampler"] == "direct":
         numbers = "equally weighted, not corrected by the target"
@@ -105,14 +110,27 @@ def _sample_noted(record: BatchRecord, choice: SystemChoice, request: Request) -
         print(f"gensci: error: {choice.spelled}: {error}", file=sys.stderr)
         record.note(choice.folder, outcome="failed", error=" ".join(str(error).split()))
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        outcome = "interrupted" if stopped else "failed"
+        if isinstance(error, Exception) and not isinstance(error, BrokenPipeError):
+            _note_fault(record, choice, error)
+            return
+        outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         record.note(choice.folder, outcome=outcome, error=" ".join(str(error).split()))
         raise
     else:
         verdict = samples.meta["verdict"]
         numbers = {name: verdict.get(name) for name in ("ess", "ess_fraction", "khat", "advice")}
         record.note(choice.folder, outcome="complete", kept=samples.meta["kept"], **numbers)
+
+
+def _note_fault(record: BatchRecord, choice: SystemChoice, error: Exception) -> None:
+    """Note an error that nobody foresaw, with its traceback, so that the other systems go on."""
+    line = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    kept = record.path / BATCH_RECORD
+    print(f"gensci: error: {choice.spelled}: {line}; traceback in {kept}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the system may have failed before its folder was made
+        record.path.mkdir(parents=True, exist_ok=True)
+    told = "".join(traceback.format_exception(error))
+    record.note(choice.folder, outcome="failed", error=line, traceback=told)
 
 
 def _conclude(record: BatchRecord) -> int:

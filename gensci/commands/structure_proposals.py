@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import gensci.samplers  # noqa: F401  (registers solvers and decoders)
-from gensci.core.elements import SYMBOLS
+from gensci.core.elements import NUMBERS, SYMBOLS
 from gensci.core.errors import UsageError
 from gensci.core.prompts import StructurePrompt
 from gensci.core.registry import did_you_mean
@@ -33,7 +33,7 @@ from gensci.nn.structure_sequence import Prompted
 from gensci.samplers.decoders.base import make_decoder
 from gensci.samplers.solvers.base import make_solver
 from gensci.samplers.solvers.guidance import GuidedByCondition
-from gensci.systems.molecule_graph import graph_of
+from gensci.systems.molecule_graph import explicit_molecule, graph_of
 
 TEMPLATES = "templates.safetensors"
 LEAST_CHANCE = 0.05  # templates that the model believes in less do not lead
@@ -199,7 +199,7 @@ def load_structure_proposal(
         decoder = _decoder(chosen, nested["decoder"])
         proposal = NewMolecules(
             network, decoder, drawing, graph_of, start, pieces_of(prompt.elements), _small(prompt),
-            guidance=chosen.guidance,
+            prompt.max_heavy_atoms, guidance=chosen.guidance,
         )  # fmt: skip
     return proposal, meta["weights_sha256"]
 
@@ -225,7 +225,18 @@ def published_crystals(
 
 
 def read_prompt(network: Any, prompt: StructurePrompt) -> Prompted:
-    """Training set and standardised properties, refused where the model does not know them."""
+    """Training set and standardised properties, refused where the model does not know them.
+
+    So are elements for new structures that it would never write.
+    """
+    if unknown := network.unlearned(prompt.elements or ()):
+        known = sorted(set(prompt.elements) - {NUMBERS[symbol] for symbol in unknown})
+        alone = {1} if prompt.kind == "molecule" else set()  # hydrogen alone makes none
+        left = ",".join(SYMBOLS[number - 1] for number in known if number not in alone)
+        raise UsageError(
+            f"--system.elements: the checkpoint has not learned to write {', '.join(unknown)}",
+            f"leave it out ({left})" if left else "choose others, or another --checkpoint",
+        )
     if prompt.style is not None:
         network.vocabulary.set_token(prompt.style)
     shown = {}
@@ -328,23 +339,30 @@ def _decoder(chosen: ProposalSettings, nested: Mapping[str, Any]) -> Any:
 
 
 def pieces_of(elements: Sequence[int] | None) -> list[str] | None:
-    """Pieces of SMILES that write only these elements, hydrogen among them."""
+    """Pieces of SMILES that write only these elements, hydrogen among them; no atom of any."""
     if elements is None:
         return None
     symbols = {SYMBOLS[number - 1] for number in elements}
     atoms = {*SYMBOLS, *(symbol.lower() for symbol in SYMBOLS)}
     kept = {*symbols, *(symbol.lower() for symbol in symbols), "H"}
-    return [piece for piece in SMILES_PIECES if piece not in atoms or piece in kept]
+    others = {*atoms, "*"} - kept
+    return [piece for piece in SMILES_PIECES if piece not in others]
 
 
 def _small(prompt: StructurePrompt) -> Any:
+    """Tells whether a molecule is of the elements and the size asked for, and whole."""
     if prompt.max_heavy_atoms is None and prompt.elements is None:
         return None
     allowed = None if prompt.elements is None else {1, *prompt.elements}
 
     def accept(graph: Any) -> bool:
-        heavy = int((graph.numbers > 1).sum())
-        few = prompt.max_heavy_atoms is None or heavy <= prompt.max_heavy_atoms
-        return few and (allowed is None or allowed.issuperset(graph.numbers.tolist()))
+        if allowed is not None and not allowed.issuperset(graph.numbers.tolist()):
+            return False
+        if prompt.max_heavy_atoms is None:
+            return True
+        # a bracket such as [CH2] may have counted on a neighbour for which no atom was left
+        atoms = explicit_molecule(graph.smiles).GetAtoms()
+        whole = not any(atom.GetNumRadicalElectrons() for atom in atoms)
+        return whole and int((graph.numbers > 1).sum()) <= prompt.max_heavy_atoms
 
     return accept

@@ -34,11 +34,13 @@ class Outcome:
         value: what the function returned, None where it did not.
         status: done, timed out or failed.
         error: one line where it failed.
+        cpu_seconds: what the function took of a core; 0 where its process was ended.
     """
 
     value: Any = None
     status: Status = "done"
     error: str = ""
+    cpu_seconds: float = 0.0
 
 
 @dataclass
@@ -79,40 +81,100 @@ def timed_map(
         UsageError: a limit or a number of jobs that is not positive.
         GensciError: a worker cannot start.
     """
-    if not time_limit > 0:
-        raise UsageError(f"time_limit={time_limit} is not usable", "give seconds above 0")
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs={jobs} is not usable", "give 1 or more")
-    return _Run(pickle.dumps(function), items, time_limit, jobs, progress).outcomes()
+    pool = WorkerPool(function, time_limit=time_limit, jobs=jobs)
+    with pool:
+        return pool.map(items, progress=progress)
+
+
+class WorkerPool:
+    """Workers that stay for several calls of `map`; the block of a `with` ends them.
+
+    Args:
+        function: can be pickled (of a module, or a partial of one); runs in other processes.
+        time_limit: wall-clock seconds for one item.
+        jobs: worker processes; as many as there are cores where None.
+
+    Raises:
+        UsageError: a limit or a number of jobs that is not positive.
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Any], *, time_limit: float, jobs: int | None = None
+    ) -> None:
+        if not time_limit > 0:
+            raise UsageError(f"time_limit={time_limit} is not usable", "give seconds above 0")
+        if jobs is not None and jobs < 1:
+            raise UsageError(f"jobs={jobs} is not usable", "give 1 or more")
+        self._function = pickle.dumps(function)
+        self._time_limit = time_limit
+        self._jobs = jobs or available_cores()
+        self._workers: list[_Worker] = []
+
+    def map(
+        self,
+        items: Sequence[Any],
+        *,
+        progress: Callable[[int, int], object] | None = None,
+        finished: Callable[[int, Outcome], object] | None = None,
+    ) -> list[Outcome]:
+        """Apply the function to every item.
+
+        Args:
+            items: can be pickled.
+            progress: told how many of how many items are finished, now and then.
+            finished: told the number and the outcome of each item, as soon as there is one; what
+                it raises ends the call.
+
+        Returns:
+            The outcomes in the order of the items.
+
+        Raises:
+            GensciError: a worker cannot start.
+        """
+        run = _Run(self._function, items, self._time_limit, self._jobs, self._workers)
+        run.progress, run.finished = progress, finished
+        try:
+            return run.outcomes()
+        except BaseException:
+            self.close()  # what the workers still have at hand is of no use to the next call
+            raise
+
+    def close(self) -> None:
+        """End every worker."""
+        while self._workers:
+            self._workers.pop().stop()
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class _Run:
-    """One call of ``timed_map``."""
+    """One call of ``WorkerPool.map``."""
 
     def __init__(
         self,
         function: bytes,
         items: Sequence[Any],
         time_limit: float,
-        jobs: int | None,
-        progress: Callable[[int, int], object] | None,
+        jobs: int,
+        workers: list[_Worker],
     ) -> None:
         self.function, self.items, self.time_limit = function, items, time_limit
-        self.jobs = min(jobs or available_cores(), -(-len(items) // 4) or 1)
+        self.jobs = min(jobs, -(-len(items) // 4) or 1)
         self.waiting = deque(range(len(items)))
         self.found: dict[int, Outcome] = {}
-        self.workers: list[_Worker] = []
-        self.progress = progress
+        self.workers = workers
+        self.progress: Callable[[int, int], object] | None = None
+        self.finished: Callable[[int, Outcome], object] | None = None
 
     def outcomes(self) -> list[Outcome]:
-        try:
-            while len(self.found) < len(self.items):
-                self._hire()
-                self._listen()
-                self._dismiss_late()
-        finally:
-            for worker in self.workers:
-                worker.stop()
+        while len(self.found) < len(self.items):
+            self._hire()
+            self._listen()
+            self._dismiss_late()
         return [self.found[i] for i in range(len(self.items))]
 
     def _hire(self) -> None:
@@ -189,6 +251,8 @@ class _Run:
 
     def _finish(self, index: int, outcome: Outcome) -> None:
         self.found[index] = outcome
+        if self.finished is not None:
+            self.finished(index, outcome)
         if self.progress is not None and (len(self.found) % 64 == 0 or len(self.found) == 1):
             self.progress(len(self.found), len(self.items))
 
@@ -213,8 +277,14 @@ def _serve(pipe: Connection, pickled: bytes) -> None:
 
 
 def _attempt(function: Callable[[Any], Any], item: Any) -> Outcome:
+    begun = time.process_time()
     try:
-        return Outcome(function(item))
+        value = function(item)
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return Outcome(status="failed", error=text[:200])
+        return Outcome(None, "failed", one_line(error), time.process_time() - begun)
+    return Outcome(value, "done", "", time.process_time() - begun)
+
+
+def one_line(error: BaseException) -> str:
+    """The kind and the text of an error in one line of at most 200 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -7,7 +7,7 @@ of one set is in the training part of the other, although neither has to know th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def prepare_qm7(
     sizes: Sizes = QM7_SIZES,
     jobs: int = 1,
     progress: Callable[[int], Any] = lambda count: None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Account:
     """Perceive the molecules of QM7 (Rupp et al. 2012, doi:10.1103/PhysRevLett.108.058301).
 
@@ -55,6 +56,7 @@ def prepare_qm7(
         sizes: of the splits.
         jobs: processes.
         progress: called with a number of records when they are done.
+        facts: for the account, besides name and seed.
 
     Returns:
         how many rows went where.
@@ -71,7 +73,7 @@ def prepare_qm7(
     choice.drop_copies(unique_smiles=True)
     kept = np.flatnonzero(choice.splits != _OUT)
     choice.splits[kept] = splits([flat(table.smiles[row]) for row in kept], sizes, seed)
-    return choice.save(folder, {"set": "qm7", "seed": seed})
+    return choice.save(folder, {**(facts or {}), "set": "qm7", "seed": seed})
 
 
 def prepare_qm9(
@@ -81,6 +83,7 @@ def prepare_qm9(
     sizes: Sizes = QM9_SIZES,
     jobs: int = 1,
     progress: Callable[[int], Any] = lambda count: None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Account:
     """Give conformers to a part of the molecules of QM9 (Ramakrishnan 2014, 10.1038/sdata.2014.22).
 
@@ -94,6 +97,7 @@ def prepare_qm9(
         sizes: of the splits.
         jobs: processes.
         progress: called with a number of records when they are done.
+        facts: for the account, besides name and seed.
 
     Returns:
         how many rows went where.
@@ -115,7 +119,7 @@ def prepare_qm9(
     rules = Rules("qm9", seed=seed)
     table, origins, bad = build_table(wanted, rules, folder / CHUNKS, jobs, progress)
     choice = Choice(stereo_table(table), origins, [*rejected, *bad])
-    return choice.save(folder, {"set": "qm9", "seed": seed})
+    return choice.save(folder, {**(facts or {}), "set": "qm9", "seed": seed})
 
 
 def splits(molecules: Sequence[str], sizes: Sizes, seed: int) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gensci.core.errors import UsageError
+from gensci.core.errors import GensciError, UsageError
 from gensci.data.crystal_texts import crystal, read_cif, read_extxyz_crystal, read_poscar
 from gensci.data.structure_readers import Record
 from gensci.data.structure_table import Kind, Structure, StructureTable
@@ -183,7 +183,10 @@ def build_chunk(records: list[Record], rules: Rules, kind: Kind) -> Built:
         # readers of other packages raise anything on broken text, and one row must not end a run
         except Exception as error:
             broken = "large" if isinstance(error, TooLarge) else "broken"
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split())
+            if not isinstance(error, (ValueError, OSError, GensciError)):
+                detail = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+                reason = f"the {record.format} cannot be read ({detail})"
             rejected.append(Rejection(record.where, record.id, broken, reason))
     return StructureTable.from_structures(rows, kind), kept, rejected
 

@@ -8,8 +8,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Job:
         jobs: processes.
         origin: folder or mirror with raw files, None for the publishers.
         limit: records that are read of each split of a file, None for all.
+        recipe: what else decides the rows, for the account: source, parts and the like.
         tell: told what happens, in words.
         progress: called with a number of records when they are done.
     """
@@ -46,8 +47,13 @@ class Job:
     jobs: int = 1
     origin: str | None = None
     limit: int | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     tell: Tell = lambda text: None
     progress: Callable[[int], Any] = lambda count: None
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """All that decides the rows of the set of this name, but the content of its source."""
+        return {"set": name, "seed": self.seed, "limit": self.limit, "recipe": dict(self.recipe)}
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,7 @@ def prepare_named(name: str, job: Job) -> Account:
         judged = [tables[split] for tables in apart for split in ("val", "test")]
         choice.keep_out(judged)
     files = {path.name: sha256(path) for path in paths.values()}
-    settings = {"set": name, "about": named.about, "seed": job.seed, "limit": job.limit}
-    return choice.save(job.out, {**settings, "files": files})
+    return choice.save(job.out, {**job.facts(name), "about": named.about, "files": files})
 
 
 def _by_recipe(name: str, named: NamedSet, paths: dict[RawFile, Path], job: Job) -> Account:
@@ -101,7 +106,7 @@ def _by_recipe(name: str, named: NamedSet, paths: dict[RawFile, Path], job: Job)
     sizes = getattr(molecule_sets, f"{name.upper()}_SIZES")
     if job.limit is not None:
         sizes = replace(sizes, train=job.limit, test=500 if sizes.test is None else sizes.test)
-    return prepare(path, job.out, job.seed, sizes, job.jobs, job.progress)
+    return prepare(path, job.out, job.seed, sizes, job.jobs, job.progress, job.facts(name))
 
 
 def _prepared(name: str, job: Job) -> dict[str, StructureTable]:
@@ -109,7 +114,7 @@ def _prepared(name: str, job: Job) -> dict[str, StructureTable]:
     folder = job.out.parent / name
     if not (folder / ACCOUNT).is_file():
         job.tell(f"{name} comes first: its test rows must stay out")
-        prepare_named(name, replace(job, out=folder, limit=None))
+        prepare_named(name, replace(job, out=folder, limit=None, recipe={}))
     return {split: StructureTable.load(folder / split) for split in SPLITS}
 
 
@@ -154,7 +159,7 @@ def prepare_records(
     groups = choice.table.smiles or choice.table.ids  # conformers of one molecule stay together
     choice.draw(counts, "train", job.seed, groups)
     choice.keep_out(judged or [])
-    return choice.save(job.out, {"set": rules.source, "seed": job.seed, "limit": job.limit})
+    return choice.save(job.out, job.facts(rules.source))
 
 
 def _with_split(record: Record) -> Record:
@@ -183,6 +188,30 @@ def check_folder(folder: Path) -> None:
                 f"--out {folder} holds other files (such as {path.name!r})",
                 "name a new folder with another --out",
             )
+
+
+def check_recipe(name: str, job: Job) -> None:
+    """Refuse to replace a set that was prepared in another way; in the same way it is made anew.
+
+    Accounts of earlier versions hold fewer facts, of which those that are there must agree.
+
+    Raises:
+        UsageError: some setting differs; the message lists them.
+    """
+    try:
+        account = json.loads((job.out / ACCOUNT).read_text(encoding="utf-8"))
+        old = {**account, **account.get("recipe", {})}
+    except (OSError, ValueError, AttributeError):
+        return  # nothing is complete there
+    facts = json.loads(json.dumps(job.facts(name)))
+    new = {**facts, **facts.pop("recipe")}
+    names = [name for name in new if name != "recipe" and name in old and old[name] != new[name]]
+    if names:
+        changes = ", ".join(f"{name} {old[name]!r} (now {new[name]!r})" for name in names)
+        raise UsageError(
+            f"--out {job.out} holds a set prepared with {changes}",
+            "repeat its options, name another --out, or remove that folder first",
+        )
 
 
 class Choice:
@@ -258,12 +287,12 @@ class Choice:
         for leftover in (*folder.glob(".*.partial"), *folder.glob(".*.old")):  # of killed runs
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         write_rejected(folder / REJECTED, self.rejected)
-        (folder / ACCOUNT).unlink(missing_ok=True)  # written last: what has one is complete
         if not sum(rows.values()):
             raise GensciError(
                 f"no structure is left ({self.rejected[0].reason})",
                 f"{folder / REJECTED} lists the reasons",
             )
+        (folder / ACCOUNT).unlink(missing_ok=True)  # written last: what has one is complete
         for split in SPLITS:
             self.table.select(self.splits == split).save(folder / split)
         counts = dict(Counter(row.kind for row in self.rejected))

@@ -24,7 +24,7 @@ class BatchRecord:
         facts: What holds for the whole call: source, argv, settings.
         systems: Per system, by the name of its folder: `system` (the spelling), `folder`,
             `outcome` (waiting, complete, failed or interrupted), `ess` and the like where
-            complete, `error` where not.
+            complete, `error` where not, with `traceback` where nobody foresaw it.
     """
 
     path: Path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gensci.core.errors import GensciError
+from gensci.core.errors import GensciError, UsageError
 from gensci.core.protocols import Tensors
 from gensci.core.results import join_rows, widened
 from gensci.models.structure_batches import open_crystals, read_crystals
@@ -31,11 +31,27 @@ from gensci.nn.structure_sequence import (
     stack,
 )
 
-ROUNDS = 40  # of redrawing rows that are no molecule
+PATIENCE = 256  # texts in a row of which none is wanted, before a model is given up
+
+
+Item: TypeAlias = tuple[Any, list[int]]
+"""The graph of a molecule and the tokens of its SMILES."""
 
 
 class TokenDecoder(Protocol):
-    """What draws tokens: a decoder of `gensci.samplers.decoders`."""
+    """What draws tokens: a decoder of `gensci.samplers.decoders`.
+
+    Attributes:
+        name: for messages.
+        joint: whether the rows are found together, so that asking again may find the same.
+    """
+
+    name: str
+    joint: bool
+
+    def check_rows(self, n: int) -> None:
+        """Raise a UsageError unless ``n`` rows can be asked for at once."""
+        ...
 
     def decode(self, model: Any, n: int, generator: Generator, max_tokens: int) -> Any:
         """Rows with ``tokens`` (n, T) and ``finished`` (n,)."""
@@ -73,6 +89,16 @@ def token_track(
     return tracks[0] if len(tracks) == 1 else GuidedTokens(*tracks, guidance)
 
 
+def check_rows(decoder: TokenDecoder, n: int) -> None:
+    """Raise a UsageError unless a decoder can give the rows of ``n`` samples."""
+    if decoder.joint and n > ROWS_AT_ONCE:
+        raise UsageError(
+            f"decoder {decoder.name!r} finds at most {ROWS_AT_ONCE} rows together, num_samples={n}",
+            f"ask for {ROWS_AT_ONCE} or fewer, or choose another --proposal.decoder",
+        )
+    decoder.check_rows(min(n, ROWS_AT_ONCE))
+
+
 class NewCrystals:
     """Crystals whose composition the model chooses.
 
@@ -104,6 +130,10 @@ class NewCrystals:
         self.constraint = ElementConstraint(
             network.vocabulary, elements, num_atoms, network.max_atoms
         )
+
+    def check_draws(self, n: int) -> None:
+        """Raise a UsageError unless ``n`` crystals can be drawn."""
+        check_rows(self.decoder, n)
 
     def sample(self, n: int, generator: Generator) -> Tensors:
         """Draws {"numbers", "fractional", "lattice"}, padded with zeros behind the atoms."""
@@ -158,6 +188,7 @@ class NewMolecules:
         prompt: training set and properties to write like.
         pieces: of SMILES that may be used; all by default.
         accept: tells whether a graph is wanted; all by default.
+        max_heavy_atoms: most atoms that a SMILES may write, or None.
         max_tokens: longest SMILES, in pieces.
         guidance: how strongly tokens are pressed to the properties of the prompt; slots are by
             ``drawing.guide``, where this is not one.
@@ -172,15 +203,28 @@ class NewMolecules:
         prompt: Prompted | None = None,
         pieces: Iterable[str] | None = None,
         accept: Callable[[Any], bool] | None = None,
+        max_heavy_atoms: int | None = None,
         max_tokens: int = 80,
         guidance: float = 1.0,
     ):
         self.network, self.guidance = network.eval().requires_grad_(False), guidance
         self.decoder, self.drawing, self.prompt = decoder, drawing, prompt or Prompted()
         self.graph_of, self.accept, self.max_tokens = graph_of, accept, max_tokens
-        self.constraint = SmilesConstraint(network.vocabulary, pieces, max_tokens)
+        self.constraint = SmilesConstraint(network.vocabulary, pieces, max_tokens, max_heavy_atoms)
         self.texts = network.vocabulary.pieces()
         self.drawn = self.refused = 0
+
+    def check_draws(self, n: int) -> None:
+        """Raise a UsageError unless ``n`` molecules can be drawn: the model is tried beforehand."""
+        check_rows(self.decoder, n)
+        if self.accept is None:
+            return
+        try:
+            self.molecules(n if self.decoder.joint else 1, Generator().manual_seed(0))
+        except UsageError:
+            raise
+        except GensciError as error:
+            raise UsageError(error.problem, error.remedy) from error
 
     def sample(self, n: int, generator: Generator) -> Tensors:
         """Draws {"numbers", "positions" nm, "tokens"}, padded with zeros.
@@ -202,29 +246,60 @@ class NewMolecules:
             parts.append({**x, "tokens": tokens.to(x["numbers"].device)})
         return join_rows(parts)
 
-    def molecules(self, n: int, generator: Generator) -> list[tuple[Any, list[int]]]:
-        """Graphs and tokens of n molecules; texts that are none are drawn again and counted."""
-        items: list[tuple[Any, list[int]]] = []
-        track = token_track(
-            self.network, self.prompt, self.guidance, self.max_tokens, self.constraint
-        )
-        for _ in range(ROUNDS):
-            missing = n - len(items)
-            if missing == 0:
-                return items
-            with torch.no_grad():
-                decoded = self.decoder.decode(
-                    track, min(ROWS_AT_ONCE, max(8, missing)), generator, self.max_tokens
-                )
-            items += self._read(decoded)[:missing]
-        if len(items) == n:
-            return items
-        raise GensciError(
-            f"only {len(items)} of {n} texts that the model wrote are molecules as asked for",
-            "ask for less narrow properties, more atoms or more elements",
-        )
+    def molecules(self, n: int, generator: Generator) -> list[Item]:
+        """Graphs and tokens of n molecules; texts that are none are drawn again and counted.
 
-    def _read(self, decoded: Any) -> list[tuple[Any, list[int]]]:
+        Raises:
+            GensciError: the model writes hardly anything that is a molecule and wanted.
+        """
+        if self.decoder.joint:
+            return self._found_together(n, generator)
+        items: list[Item] = []
+        idle = 0  # texts since the last that was wanted
+        while len(items) < n:
+            if idle >= PATIENCE:
+                raise GensciError(
+                    f"none of the last {idle} texts that the model wrote is a molecule as asked "
+                    f"for ({len(items)} of {n} found)",
+                    "allow more elements or heavy atoms, or ask for less narrow properties",
+                )
+            rows = min(ROWS_AT_ONCE, max(8, n - len(items), idle))
+            found = self._read(self._decoded(rows, generator))
+            items += found[: n - len(items)]
+            idle = 0 if found else idle + rows
+        return items
+
+    def _found_together(self, n: int, generator: Generator) -> list[Item]:
+        """As `molecules`, by a decoder that would find the same again: more rows at once instead.
+
+        Raises:
+            GensciError: there are not so many molecules among the rows that it finds.
+        """
+        most = min(ROWS_AT_ONCE, getattr(self.decoder, "width", None) or ROWS_AT_ONCE)
+        rows = n
+        while True:
+            decoded = self._decoded(rows, generator)
+            items = self._read(decoded)
+            if len(items) >= n:
+                return items[:n]
+            if rows >= most or len(decoded) < rows:
+                raise GensciError(
+                    f"of the {len(decoded)} texts that decoder {self.decoder.name!r} finds "
+                    f"together {len(items)} are molecules as asked for, num_samples={n}",
+                    "ask for fewer, or choose another --proposal.decoder",
+                )
+            rows = min(most, 2 * rows)
+
+    def _decoded(self, rows: int, generator: Generator) -> Any:
+        """Rows of tokens."""
+        with torch.no_grad():
+            track = token_track(
+                self.network, self.prompt, self.guidance, self.max_tokens, self.constraint
+            )
+            return self.decoder.decode(track, rows, generator, self.max_tokens)
+
+    def _read(self, decoded: Any) -> list[Item]:
+        """The wanted molecules among rows of tokens."""
         found = []
         for row, finished in zip(decoded.tokens.tolist(), decoded.finished.tolist(), strict=True):
             self.drawn += 1
@@ -233,7 +308,9 @@ class NewMolecules:
                 if not finished:
                     raise GensciError("the text does not end")
                 graph = self.graph_of("".join(self.texts[token] for token in pieces))
-                self.network.collator.check_size(len(graph.numbers), graph.smiles)
+                self.network.collator.check_size(len(graph.numbers), graph.smiles, "")
+                if len(graph.numbers) == 1:
+                    raise GensciError("a single atom")
                 if self.accept is not None and not self.accept(graph):
                     raise GensciError("not as wanted")
             except GensciError:

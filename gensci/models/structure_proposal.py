@@ -26,6 +26,7 @@ ANGSTROM = 0.1  # nm
 ROWS_AT_ONCE = 256
 TRIES = 8  # for cells whose angles close to no volume
 FLAT = 0.05  # of the volume of a rectangular cell with the same edges
+_LARGER = "or choose a --checkpoint for larger ones (`gensci list checkpoints`)"
 
 
 class SlotSolver(Protocol):
@@ -107,7 +108,7 @@ class CrystalProposal:
     ):
         self.network, self.drawing = network.eval().requires_grad_(False), drawing
         given = np.asarray(numbers, np.int64)
-        network.collator.check_size(len(given), "the composition")
+        network.collator.check_size(len(given), "the composition", f"give a smaller cell {_LARGER}")
         self.order = torch.from_numpy(element_order(given))
         self.numbers, self.prompt = given[self.order.numpy()], prompt or Prompted()
         self.templates = list(templates or [None])
@@ -117,6 +118,11 @@ class CrystalProposal:
     def device(self) -> torch.device:
         """Of the weights."""
         return next(self.network.parameters()).device
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user must know of the model and this composition, a line each."""
+        return guesses(self.network, self.numbers.tolist())
 
     def _batch(self, which: Tensor, prompt: Prompted) -> Batch:
         """Sequences in full length with open slots, led by templates ``which`` (n,)."""
@@ -173,6 +179,14 @@ class CrystalProposal:
         return x, self.log_prob(x)
 
 
+def guesses(network: StructureTransformer, numbers: Sequence[int]) -> tuple[str, ...]:
+    """A line for the user on the elements that a model has not learned, or none."""
+    unknown = network.unlearned(numbers)
+    if not unknown:
+        return ()
+    return (f"the checkpoint has not learned {', '.join(unknown)}: what it draws is a guess there",)
+
+
 class MostLikely:
     """The likeliest of several draws, for every sample.
 
@@ -184,6 +198,11 @@ class MostLikely:
 
     def __init__(self, proposal: Any, judge: Any, tries: int):
         self.proposal, self.judge, self.tries = proposal, judge, tries
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the proposal."""
+        return getattr(self.proposal, "warnings", ())
 
     def sample(self, n: int, generator: Generator) -> Tensors:
         """The likeliest of each run of draws."""
@@ -292,13 +311,20 @@ class ConformerProposal:
     ):
         self.network = network.eval().requires_grad_(False)
         self.graph, self.drawing, self.prompt = graph, drawing, prompt or Prompted()
-        network.collator.check_size(len(graph.numbers), graph.smiles)
+        network.collator.check_size(
+            len(graph.numbers), graph.smiles, f"give a smaller molecule {_LARGER}"
+        )
         self.pieces = [network.vocabulary.piece(text) for text in pieces]
 
     @property
     def device(self) -> torch.device:
         """Of the weights."""
         return next(self.network.parameters()).device
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user must know of the model and this molecule, a line each."""
+        return guesses(self.network, self.graph.numbers.tolist())
 
     def sample(self, n: int, generator: Generator) -> Tensors:
         """Draws {"numbers", "positions" nm} of n conformers."""

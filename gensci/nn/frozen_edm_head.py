@@ -30,6 +30,8 @@ class FrozenHead:
 
     def denoise(self, x: Tensor, sigma: Tensor, c: Condition, torus: tuple[bool, ...]) -> Tensor:
         """As ``head.denoise``; ``torus`` says in words of Python what ``c.torus`` says."""
+        if not len(x):  # no slot has no level to read
+            return x
         differentiated = torch.is_grad_enabled() and x.requires_grad
         if differentiated and len(set(sigma.tolist())) > MOST_LEVELS:
             return self.head.denoise(x, sigma, c)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gensci.core.errors import UsageError
+from gensci.nn.smiles_size import Affordable, affordable
 from gensci.nn.smiles_tokens import (
     AROMATIC,
     BONDS,
@@ -86,11 +87,12 @@ class GrammarMask:
 
     Args:
         pieces: the pieces that may be used at all; all by default.
+        max_atoms: most atoms of a row; any number by default.
     """
 
     end: int = len(SMILES_PIECES)
 
-    def __init__(self, pieces: Sequence[str] | None = None) -> None:
+    def __init__(self, pieces: Sequence[str] | None = None, max_atoms: int | None = None) -> None:
         unknown = sorted(set(pieces or ()) - set(SMILES_PIECES))
         if unknown:
             raise UsageError(f"pieces {unknown} are no pieces of SMILES", "choose SMILES_PIECES")
@@ -104,7 +106,7 @@ class GrammarMask:
         bracket = self._table[_START, PIECE_INDEX["["]] & self._table[_B_OPEN].any()
         if not (organic or (bracket and self._table[_B_SYMBOL, PIECE_INDEX["]"]])):
             raise UsageError("pieces hold no atom", "add an atom such as 'C'")
-        self._organic = bool(organic)
+        self._organic, self.max_atoms = bool(organic), max_atoms
 
     def start(self, n: int) -> GrammarState:
         """The states of n empty rows."""
@@ -134,7 +136,12 @@ class GrammarMask:
         """
         allowed = self._table[state.phase].clone()
         self._restrict_structure(allowed, state)
-        self._restrict_rings(allowed, state)
+        usable = _ring_usable(state)
+        if self.max_atoms is not None:
+            can = affordable(state, self.max_atoms)
+            self._restrict_size(allowed, state, can)
+            usable = usable & ((state.ring_atom >= 0) | can.ring[:, None])
+        self._restrict_rings(allowed, state, usable)
         if remaining is not None:
             scarce = torch.as_tensor(remaining) <= self._pieces_to_finish(state) + _SLACK
             hurried = allowed & self._finishing(state)
@@ -174,8 +181,13 @@ class GrammarMask:
             other = (state.phase == _B_SIGN) & (state.sign != PIECE_INDEX[sign])
             allowed[:, PIECE_INDEX[sign]] &= ~other
 
-    def _restrict_rings(self, allowed: Tensor, state: GrammarState) -> None:
-        usable = _ring_usable(state)
+    def _restrict_size(self, allowed: Tensor, state: GrammarState, can: Affordable) -> None:
+        outside = state.phase < _RING
+        growing = _indices((*ORGANIC, *BONDS, "[", "(", "."))
+        allowed[:, growing] &= (can.atom | ~outside)[:, None]
+        allowed[:, PIECE_INDEX[")"]] &= can.closing | ~outside
+
+    def _restrict_rings(self, allowed: Tensor, state: GrammarState, usable: Tensor) -> None:
         digits = _indices(DIGITS)
         direct = (state.phase == _ATOM) | (state.phase == _BOND)
         allowed[:, digits] &= ~direct[:, None] | usable[:, :10]

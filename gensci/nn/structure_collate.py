@@ -25,6 +25,10 @@ from gensci.nn.structure_sequence import (
 from gensci.nn.structure_vocabulary import Vocabulary
 
 Rng = np.random.Generator
+TOO_LARGE_TO_LEARN = (
+    "give the network a larger max_atoms, or leave it out (data.max_atoms, or gensci data prepare "
+    "--max-atoms)"
+)
 
 
 @dataclass(frozen=True)
@@ -112,19 +116,17 @@ class Collator:
         """
         extras = [None] * len(structures) if extras is None else extras
         for structure in structures:
-            self.check_size(len(structure.numbers), structure.id)
+            self.check_size(len(structure.numbers), structure.id, TOO_LARGE_TO_LEARN)
         if self.settings["family"] == "molecule":
             return self._molecules(structures, extras, rng)
         pairs = zip(structures, extras, strict=True)
         return stack([self._crystal(structure, pair, rng) for structure, pair in pairs])
 
-    def check_size(self, atoms: int, name: str) -> None:
-        """Raise a UsageError for more atoms than the model knows."""
-        if atoms > self.settings["max_atoms"]:
-            raise UsageError(
-                f"{name} has {atoms} atoms, this model knows up to {self.settings['max_atoms']}",
-                "leave it out or use a model for larger structures",
-            )
+    def check_size(self, atoms: int, name: str, remedy: str) -> None:
+        """Raise a UsageError with a remedy for more atoms than the model knows."""
+        most = self.settings["max_atoms"]
+        if atoms > most:
+            raise UsageError(f"{name} has {atoms} atoms, this model knows up to {most}", remedy)
 
     def prompt(self, structure: Any, rng: Rng) -> Prompted:
         """Training set and properties to show of a structure."""

@@ -129,12 +129,19 @@ class SmilesConstraint:
         vocabulary: of the model.
         pieces: pieces of SMILES that may be used; all that the vocabulary has by default.
         max_tokens: most tokens, the opening of the coordinates included.
+        max_atoms: most atoms that are written, or None.
     """
 
-    def __init__(self, vocabulary: Vocabulary, pieces: Iterable[str] | None, max_tokens: int):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        pieces: Iterable[str] | None,
+        max_tokens: int,
+        max_atoms: int | None = None,
+    ):
         from gensci.nn.smiles_tokens import SMILES_PIECES
 
-        self.mask = GrammarMask(None if pieces is None else list(pieces))
+        self.mask = GrammarMask(None if pieces is None else list(pieces), max_atoms)
         self.size, self.max_tokens = len(vocabulary), max_tokens
         tokens = [vocabulary.piece(piece) for piece in SMILES_PIECES] + [vocabulary.coordinates]
         self.tokens = torch.tensor(tokens)

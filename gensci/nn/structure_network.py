@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from gensci.core.elements import SYMBOLS
 from gensci.core.errors import UsageError
 from gensci.core.registry import MODELS
 from gensci.nn.llama import Llama
@@ -21,6 +22,8 @@ from gensci.nn.structure_heads import build_head, slot_errors
 from gensci.nn.structure_layout import FRACTION, TOKEN, Layout
 from gensci.nn.structure_sequence import Batch, MoleculeBatch
 from gensci.nn.structure_vocabulary import Vocabulary
+
+ALIKE = 0.15  # shipped models: below 0.08 for tokens never written, above 0.2 for rare ones
 
 
 class Losses(NamedTuple):
@@ -167,6 +170,20 @@ class StructureTransformer(nn.Module):
             m.stereo[row, atoms],
             (order < atoms.unsqueeze(-1)) & (m.numbers > 0).unsqueeze(1),
         )
+
+    def unlearned(self, numbers: Iterable[int]) -> list[str]:
+        """Symbols, among atomic numbers, of elements that training (almost) never wrote.
+
+        At every step all tokens that never follow anything are pushed alike, so that their rows of
+        the output layer end where that of the token <bos> ends, which cannot follow.
+        """
+        rows = self.tokens_out.weight.detach().float()
+        never = rows[self.vocabulary.begin]
+        far = ((rows - never).norm(dim=1) > ALIKE * never.norm()).tolist()
+        known = {1} if self.family == "molecule" else set()  # SMILES leave hydrogens out
+        asked = sorted(set(numbers) - known)
+        spelled = {number: self.vocabulary.spellings(number) for number in asked}
+        return [SYMBOLS[z - 1] for z in asked if not any(far[token] for token in spelled[z])]
 
     def on_torus(self, kind: Tensor) -> Tensor:
         """Whether slots of some kinds (any shape) live on the torus."""

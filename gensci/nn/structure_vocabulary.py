@@ -113,6 +113,12 @@ class Vocabulary:
         """The token of a piece of SMILES."""
         return self._index[PIECE_PREFIX + text]
 
+    def spellings(self, number: int) -> list[int]:
+        """All tokens that write an atom of an atomic number."""
+        symbol = SYMBOLS[number - 1]
+        texts = (ELEMENT_PREFIX + symbol, PIECE_PREFIX + symbol, PIECE_PREFIX + symbol.lower())
+        return [self._index[text] for text in texts if text in self._index]
+
     def pieces(self) -> dict[int, str]:
         """Pieces of SMILES by token."""
         return {

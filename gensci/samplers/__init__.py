@@ -1,6 +1,6 @@
 """Samplers: importing this package registers them, the decoders and the solvers by name."""
 
-from gensci.samplers import decoders, direct, importance, mcmc, smc, solvers, steering
+from gensci.samplers import decoders, direct, importance, mcmc, smc, solvers, steering, tempering
 from gensci.samplers.base import MemoryStore, Sampler
 from gensci.samplers.settings import make_sampler
 
@@ -15,4 +15,5 @@ __all__ = [
     "smc",
     "solvers",
     "steering",
+    "tempering",
 ]

@@ -21,6 +21,8 @@ from gensci.samplers.settings import check_share
 from gensci.samplers.smc import combine_islands, effective_families, total_variance
 from gensci.samplers.verdict import drop_rejected, require_weight, verdict
 
+FEW = 50  # samples, whose weights say little of the law even where they are equal
+
 
 class StepwiseProposal(Protocol):
     """A model that draws samples slot by slot.
@@ -196,7 +198,7 @@ class TwistedSmc(Sampler):
             log_z_error=constant.error,
             effective_ancestors=families,
             smallest_ess_fraction=smallest,
-            advice=_advice(ess.count, families, constant.error),
+            advice=_advice(len(joined), ess.count, families, constant.error),
         )
         kept = replace(kept, log_weight=mean_one(kept.log_weight))
         return kept.with_meta(rejected=rejected, verdict=report)
@@ -259,12 +261,20 @@ def _complete(swarm: Swarm, x: Tensors, log_target: torch.Tensor, course: list[I
     )
 
 
-def _advice(ess: float, families: float, error: float) -> str:
-    if not math.isfinite(error) or error > 1.0 or families < 10:
+def _advice(n: int, ess: float, families: float, error: float) -> str:
+    if n < FEW:
         return (
-            f"the population collapsed to {families:.0f} effective ancestors: use more samples per "
-            "shard or a lower strength"
+            f"too few samples to judge their weights ({n}, which descend from {families:.1f} "
+            "effective ancestors): draw more"
         )
+    if families < 10:
+        return (
+            f"the {n} samples descend from {families:.1f} effective ancestors: use more samples "
+            "per shard or a lower strength"
+        )
+    if not error <= 1.0:
+        known = f"to {error:.1f} nats only" if math.isfinite(error) else "to no finite error"
+        return f"log Z is known {known}: use more samples per shard or a lower strength"
     if ess < 50:
         return f"too few effective samples ({ess:.0f}): draw more, or use a lower strength"
     return "the weights can be trusted"

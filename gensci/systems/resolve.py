@@ -16,7 +16,7 @@ from gensci.sims.molecule import SUFFIXES as MOLECULE_SUFFIXES
 from gensci.sims.peptide.parse import parse_peptide
 from gensci.sims.toys import TOYS
 from gensci.systems.composition import parse_formula, recased
-from gensci.systems.spellings import composition, is_smiles
+from gensci.systems.spellings import composition, is_smiles, smiles_fault
 
 FAMILIES = ("peptide", "crystal", "smiles", "molecule", "lisa", "toy", "file")
 UNAVAILABLE = {"lisa": "LISA black holes"}
@@ -222,6 +222,8 @@ def _why_not(family: str, name: str) -> str:
         return f"no such toy; {did_you_mean(name, list(TOYS))}choose from: {', '.join(TOYS)}"
     if family == "crystal" and (reason := _why_no_crystal(name)):
         return reason
+    if family == "smiles" and (reason := smiles_fault(name)):
+        return f"this is no SMILES: {reason}; write it like smiles:CCO"
     return f"this is not a {family} text; write it like {family}:{_EXAMPLES[family]}"
 
 

@@ -209,8 +209,15 @@ def _declare_new(parser: Any) -> None:
 
 
 def _elements(text: str | None) -> tuple[int, ...] | None:
-    """The elements allowed; hydrogen always is."""
-    return tuple(sorted({1, *parse_elements(text)})) if text else None
+    """The elements allowed; hydrogen always is.
+
+    Raises:
+        UsageError: they are unknown, or hydrogen alone.
+    """
+    found = tuple(sorted({1, *parse_elements(text)})) if text else None
+    if found == (1,):
+        raise UsageError(f"--system.elements {text} has no heavy atom", "add one, such as C,H")
+    return found
 
 
 def _conditions(text: str | None) -> dict[str, float]:

@@ -34,7 +34,12 @@ def composition(text: str) -> dict[str, int] | None:
 
 
 def is_smiles(text: str) -> bool:
-    """Whether the text obeys the SMILES grammar: atoms, bonds, closed branches and closed rings.
+    """Whether the text obeys the SMILES grammar; see `smiles_fault`."""
+    return smiles_fault(text) is None
+
+
+def smiles_fault(text: str) -> str | None:
+    """What breaks the SMILES grammar in a text, or None: atoms, bonds, closed branches and rings.
 
     Valences are not checked. Reference: Weininger, 1988, doi:10.1021/ci00057a005.
     """
@@ -44,15 +49,19 @@ def is_smiles(text: str) -> bool:
     while position < len(text):
         token = _SMILES_TOKEN.match(text, position)
         if token is None or not _may_follow(previous, token):
-            return False
+            return f"it cannot be read at position {position} ({text[position]!r})"
         kind = _kind(token)
         depth += (kind == "open") - (kind == "close")
         if depth < 0:
-            return False
+            return f"the ) at position {position} closes nothing"
         if kind == "ring":
             rings ^= {token.group().lstrip("%")}
         previous, position = kind, token.end()
-    return depth == 0 and not rings and previous in ("atom", "ring", "close")
+    if rings:
+        return f"ring bond {min(rings)} is not closed"
+    if depth:
+        return "a ( is not closed"
+    return None if previous in ("atom", "ring", "close") else "it ends before an atom"
 
 
 def _kind(token: re.Match[str]) -> str:

@@ -170,6 +170,8 @@ def test_a_process_killed_at_random_instants_ends_with_the_same_bits(tmp_path):
         (["mine.csv", "--jobs", "0"], "--jobs is 0"),
         (["mine.csv", "--limit", "0"], "--limit is 0"),
         (["perov-5", "--name", "x", "--from", "."], "--name is not for the named set perov-5"),
+        (["perov-5", "--keep-cells", "--from", "."], "--keep-cells is not for the named set"),
+        (["perov-5", "--split", "1,0,0", "--from", "."], "--split is not for the named set"),
         (["perov-5", "--from", "."], "has no file perov5_heat_ref.json.zip"),
         (["mine.csv", "--keep-out", "absent"], "no prepared structures in absent"),
         ([], "SOURCE is required"),
@@ -185,6 +187,71 @@ def test_wrong_arguments_are_usage_errors(tmp_path, monkeypatch, capsys, argumen
     assert prepare(*arguments) == 2
     assert message in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--seed", "1"], "seed 0 (now 1)"),
+        (["--split", "0.8,0.1,0.1"], "split [0.9, 0.05, 0.05] (now [0.8, 0.1, 0.1])"),
+        (["--keep-cells"], "keep_cells False (now True)"),
+        (["--max-atoms", "2"], "max_atoms None (now 2)"),
+        (["--limit", "5"], "limit None (now 5)"),
+        (["--name", "other"], "set 'mine' (now 'other')"),
+        (["--keep-out", "judged/test"], "keep_out [] (now ['"),
+    ],
+)
+def test_a_set_of_another_recipe_is_not_replaced(
+    tmp_path, table, monkeypatch, options, told, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for split in SPLITS:
+        StructureTable.from_structures([]).save(tmp_path / "judged" / split)
+    assert prepare(table, "--out", "o") == 3
+    before = contents(tmp_path / "o")
+    assert prepare("mine.csv", "--out", tmp_path / "o") == 3  # the same in other words
+    assert contents(tmp_path / "o") == before
+    capsys.readouterr()
+    assert prepare(table, "--out", "o", *options) == 2
+    line = capsys.readouterr().err
+    assert told in line and line.rstrip().endswith("or remove that folder first")
+    assert contents(tmp_path / "o") == before
+
+
+def test_a_file_of_the_same_name_elsewhere_does_not_replace_a_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for place, crystal in zip("ab", CRYSTALS, strict=False):
+        (tmp_path / place).mkdir()
+        cif_table(tmp_path / place / "mine.csv", [(place, cif(crystal))])
+    assert prepare("a/mine.csv") == 0
+    assert prepare("b/mine.csv") == 2
+    assert "a/mine.csv' (now '" in capsys.readouterr().err
+    assert load(tmp_path / "data" / "structures" / "mine")["train"].ids == ("a",)
+
+
+def test_mended_rows_are_taken_up_and_a_hopeless_source_spoils_no_set(tmp_path, table):
+    assert prepare(table, "--out", tmp_path / "o") == 3
+    rows = [(f"c{k}", cif(crystal), 0.0) for k, crystal in enumerate(CRYSTALS)]
+    cif_table(table, rows, ("gap",))
+    assert prepare(table, "--out", tmp_path / "o") == 0
+    assert sum(len(part) for part in load(tmp_path / "o").values()) == 12
+    before = contents(tmp_path / "o")
+    cif_table(table, [("a", "nothing")])
+    assert prepare(table, "--out", tmp_path / "o") == 1
+    assert contents(tmp_path / "o") == before
+    assert (tmp_path / "o" / "prepared.json").is_file()
+
+
+def test_sets_of_earlier_versions_are_judged_by_what_they_tell(tmp_path, table, capsys):
+    assert prepare(table, "--out", tmp_path / "o") == 3
+    path = tmp_path / "o" / "prepared.json"
+    account = json.loads(path.read_text())
+    assert account.pop("recipe")["source"] == str(table)
+    path.write_text(json.dumps(account))
+    assert prepare(table, "--out", tmp_path / "o", "--seed", "1") == 2
+    assert "seed 0 (now 1)" in capsys.readouterr().err
+    assert prepare(table, "--out", tmp_path / "o") == 3
+    assert json.loads(path.read_text())["recipe"]["keep_cells"] is False
 
 
 def test_a_source_without_structures_is_refused_and_nothing_is_written(tmp_path, capsys):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from crystal_batches import batch
-from structure_cases import crystal_network
+from structure_cases import crystal_network, molecule_network
 
 from gensci.__main__ import main
 from gensci.commands.draw import Request
 from gensci.commands.sampling import sample_system
 from gensci.commands.structure_proposals import load_structure_proposal
+from gensci.core.elements import NUMBERS
 from gensci.core.errors import UsageError
 from gensci.core.prompts import StructurePrompt
 from gensci.io.crystals import read_crystals
@@ -217,3 +218,91 @@ def test_every_family_has_its_own_sampler_and_checkpoint(family, sampler, checkp
     assert (own.sampler, own.checkpoint) == (sampler, checkpoint)
     named = Request(sampler="smc", checkpoint="mine").for_family(family)
     assert (named.sampler, named.checkpoint) == ("smc", "mine")
+
+
+def forgetful(network, *symbols):
+    """The network as training leaves it that never wrote these elements."""
+    vocabulary, rows = network.vocabulary, network.tokens_out.weight.data
+    for number in (NUMBERS[symbol] for symbol in symbols):
+        rows[vocabulary.spellings(number)] = 1.05 * rows[vocabulary.begin]
+    return network
+
+
+@pytest.fixture
+def small_models(monkeypatch, tmp_path):
+    """Checkpoints with random weights, of which polonium and titanium were never learned."""
+
+    def load(name):
+        make = {"crystals": crystal_network, "molecules": molecule_network}[name]
+        return forgetful(make(), "Po", "Ti"), {"weights_sha256": "0", "folder": str(tmp_path)}
+
+    monkeypatch.setattr("gensci.commands.structure_proposals.load_network", load)
+    monkeypatch.setattr("gensci.models.checkpoint.find_checkpoint", lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+
+NEW_CRYSTALS, NEW_MOLECULES = ("--system", "crystal:*"), ("--system", "molecule:*")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((*NEW_MOLECULES, "--system.elements", "Ti"), "not learned to write Ti; choose others"),
+        ((*NEW_MOLECULES, "--system.elements", "C,Ti"), "Ti; leave it out (C)"),
+        ((*NEW_MOLECULES, "--system.elements", "H"), "H has no heavy atom"),
+        ((*NEW_CRYSTALS, "--system.elements", "Po,O"), "Po; leave it out (O)"),
+        ((*NEW_CRYSTALS, "--proposal.decoder", "beam", "--proposal.decoder.width", "2"), "width=2"),
+        ((*NEW_MOLECULES, "--proposal.decoder", "beam", "--proposal.decoder.width", "2"),
+         "width=2 is less than num_samples=6"),
+        (("--system", "crystal:Ti9O18"), "this model knows up to 24; give a smaller cell or ch"),
+        (("--system", "smiles:CCCCCCCC"), "up to 24; give a smaller molecule or choose a --check"),
+        (("--system", "smiles:[He]"), "is a single atom"),
+        (("--system", "smiles:C1CC"), "ring bond 1 is not closed"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_before_the_folder_is_made(
+    small_models, tmp_path, capsys, arguments, told
+):
+    assert sample(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and told in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wishes_that_no_text_of_the_model_meets_are_refused_before_the_folder_is_made(
+    small_models, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "gensci.commands.structure_proposals._small", lambda prompt: lambda graph: False
+    )
+    assert sample(*NEW_MOLECULES, "--system.elements", "C,N") == 2
+    assert "none of the last 256 texts that the model wrote" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_elements_that_the_model_has_not_learned_are_told_of(small_models, tmp_path, capsys):
+    settings = ("--proposal.num_steps", "2", "--out", "o")
+    assert sample("--system", "crystal:PoO2", *settings) == 0
+    told = "the checkpoint has not learned Po: what it draws is a guess there"
+    assert f"warning: {told}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "o" / "run.json").read_text())["warnings"] == [told]
+
+
+def test_rows_that_a_decoder_does_not_find_are_counted(small_models, tmp_path, capsys):
+    """There are two compositions of one atom of two elements."""
+    wanted = ("--system.num_atoms", "1", "--system.elements", "O,Na")
+    settings = ("--proposal.decoder", "beam", "--proposal.num_steps", "2", "--out", "o")
+    assert sample(*NEW_CRYSTALS, *wanted, *settings) == 0
+    assert "kept 2 of 6 samples; left out: not found by the proposal (4)" in capsys.readouterr().out
+    assert sorted(load_run(tmp_path / "o").x["numbers"].flatten().tolist()) == [8, 11]
+
+
+def test_few_heavy_atoms_are_drawn_whole(small_models, tmp_path):
+    """Where the bound cuts a text short, brackets may count on a neighbour that is missing."""
+    settings = ("--proposal.num_steps", "2", "--out", "o", "--system.elements", "C,O")
+    assert sample(*NEW_MOLECULES, "--system.num_heavy_atoms", "2", *settings) == 0
+    found, _ = read_molecules(tmp_path / "o" / "samples.sdf")
+    assert len(found) == 6
+    for molecule in found:
+        assert Chem.RemoveHs(molecule).GetNumHeavyAtoms() <= 2
+        assert not any(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())

@@ -41,6 +41,14 @@ def test_broken_rows_are_reported_and_the_rest_goes_on(tmp_path):
     assert rejected[1].reason.startswith("a molecule among crystals")
 
 
+def test_a_fault_of_a_reader_is_named_with_its_kind(tmp_path):
+    """pymatgen divides by the number of columns of an empty loop."""
+    rows = [record("data_x\n_cell_length_a 4\nloop_\n", "x"), *good(1)]
+    _, _, rejected = build_table(rows, RULES, tmp_path)
+    assert [row.kind for row in rejected] == ["broken"]
+    assert rejected[0].reason.startswith("the cif cannot be read (ZeroDivisionError: ")
+
+
 def test_large_structures_are_left_out_whether_reduced_or_not(tmp_path):
     large = record(cif(random_crystal(1) * (2, 1, 1)), "large")
     kept = Rules("mine", primitive=False, max_atoms=4)

@@ -260,6 +260,8 @@ def test_every_composition_of_training_can_be_written():
 def test_more_atoms_than_known_are_refused(network):
     with pytest.raises(UsageError, match="knows up to 24"):
         CrystalProposal(network, [6] * 25, PLAIN)
+    with pytest.raises(UsageError, match="give a smaller cell or choose a --checkpoint"):
+        CrystalProposal(network, [6] * 25, PLAIN)
     with pytest.raises(UsageError, match="num_atoms=25"):
         NewCrystals(network, make_decoder("ancestral"), PLAIN, num_atoms=25)
 
@@ -309,5 +311,64 @@ def test_a_wish_that_is_never_met_ends_in_one_line(chemistry):
         molecule_network(), make_decoder("ancestral"), PLAIN, graph_of, pieces=["C"],
         accept=lambda graph: False, max_tokens=6,
     )  # fmt: skip
-    with pytest.raises(GensciError, match="only 0 of 2"):
+    with pytest.raises(GensciError, match=r"none of the last 256 texts .* \(0 of 2 found\)"):
         proposal.sample(2, generator(4))
+    with pytest.raises(UsageError, match="none of the last 256 texts"):
+        proposal.check_draws(2)
+
+
+def test_heavy_atoms_are_bounded_by_the_mask(chemistry):
+    graph_of, _ = chemistry
+    proposal = NewMolecules(
+        molecule_network(), make_decoder("ancestral"), PLAIN, graph_of,
+        pieces=["C", "O", "(", ")", "1", "2"], max_heavy_atoms=3,
+    )  # fmt: skip
+    heavy = [int((graph.numbers > 1).sum()) for graph, _ in proposal.molecules(40, generator(5))]
+    assert set(heavy) == {1, 2, 3}
+
+
+def test_a_decoder_that_finds_rows_together_gives_no_molecule_twice(chemistry):
+    """Where some of the likeliest texts are no molecules, the beam is widened, not asked again."""
+    graph_of, _ = chemistry
+    pieces = ["C", "O", "F", "(", ")", "="]
+    make = lambda decoder: NewMolecules(  # noqa: E731
+        molecule_network(), decoder, PLAIN, graph_of, pieces=pieces, max_heavy_atoms=4
+    )
+    proposal = make(make_decoder("beam"))
+    texts = [graph.smiles for graph, _ in proposal.molecules(12, generator(0))]
+    assert proposal.refused > 0
+    assert len(set(texts)) == 12
+    with pytest.raises(GensciError, match="of the 12 texts that decoder 'beam' finds together"):
+        make(make_decoder("beam", {"width": 12})).molecules(12, generator(0))
+    for decoder, n, problem in (
+        (make_decoder("beam", {"width": 3}), 4, "width=3 is less than num_samples=4"),
+        (make_decoder("stochastic-beam"), 257, "at most 256 rows together, num_samples=257"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            make(decoder).check_draws(n)
+        with pytest.raises(UsageError, match=problem):
+            NewCrystals(crystal_network(), decoder, PLAIN).check_draws(n)
+
+
+def test_a_single_atom_is_at_the_origin_with_density_one(chemistry):
+    """In its own frame it has no slot to draw; beside others it has none either."""
+    graph_of, tokenize = chemistry
+    network = molecule_network()
+    proposal = StepwiseConformers(network, graph_of("[He]"), tokenize("[He]"), PLAIN)
+    x, log_q = proposal.sample_and_log_prob(3, generator(0))
+    assert x["numbers"].tolist() == [[2]] * 3
+    assert (x["positions"] == 0).all() and log_q.tolist() == [0.0] * 3
+    partial, g = proposal.begin(3, generator(0)), generator(0)
+    for step in range(proposal.num_steps):
+        partial = proposal.extend(partial, step, g)
+    assert torch.equal(proposal.finish(partial)["positions"], x["positions"])
+
+
+def test_a_single_atom_is_no_new_molecule(chemistry):
+    graph_of, _ = chemistry
+    proposal = NewMolecules(
+        molecule_network(), make_decoder("ancestral"), PLAIN, graph_of, pieces=["[", "He", "]", "O"]
+    )  # fmt: skip
+    molecules = proposal.molecules(8, generator(1))
+    assert proposal.refused > 0
+    assert min(len(graph.numbers) for graph, _ in molecules) > 1

@@ -148,3 +148,15 @@ def test_damping_hides_octaves_that_noise_drowns():
     assert change(TORUS.high, 1.0).norm() < 0.02 * change(TORUS.high, 0.0).norm()
     low = 0.01 * TORUS.low
     torch.testing.assert_close(change(low, 1.0), change(low, 0.0), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("native", KERNEL)
+@pytest.mark.parametrize("name", ["dpm-solver++", "heun", "ddim", "flow-ode"])
+def test_no_slots_are_solved_to_none(head, native, name):
+    """As a molecule of one atom has none in its own frame."""
+    _, _, c = slots(head, 0)
+    solver = make_solver(name, {"num_steps": 2})
+    found = solver.solve(SlotDenoiser(FrozenHead(head, native), c), torch.Generator())
+    assert found.shape == (0, 3)
+    if name == "flow-ode":
+        assert solver.log_prob(SlotDenoiser(FrozenHead(head, native), c), found).shape == (0,)

@@ -199,6 +199,32 @@ def test_walks_over_all_pieces_end_in_time():
         assert join(tokenize(_text(mask, row))) == _text(mask, row)
 
 
+@pytest.mark.parametrize("pieces", [None, [*"CN()12=."], [*"[C]()12"]])
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 9])
+def test_walks_of_few_atoms_are_never_stuck(pieces, most):
+    chem = pytest.importorskip("rdkit.Chem")
+    parameters = chem.SmilesParserParams()
+    parameters.sanitize = False
+    mask = GrammarMask(pieces, most)
+    rows, _ = _walk(mask, 200, torch.Generator().manual_seed(most), 90)
+    assert (rows[:, -1] == mask.end).all()
+    counts = set()
+    for row in rows:
+        molecule = chem.MolFromSmiles(_text(mask, row), parameters)
+        assert molecule is not None, _text(mask, row)
+        counts.add(molecule.GetNumAtoms())
+    assert min(counts) >= 1 and max(counts) == most
+
+
+@needs_data
+def test_a_bound_on_atoms_lets_all_of_that_size_through_and_none_larger():
+    chem = pytest.importorskip("rdkit.Chem")
+    for smiles in _qm9(1500):
+        atoms = chem.MolFromSmiles(smiles).GetNumAtoms()
+        assert _accepted(GrammarMask(None, atoms), smiles), smiles
+        assert not _accepted(GrammarMask(None, atoms - 1), smiles), smiles
+
+
 def test_walks_without_plain_atoms_end_in_time():
     mask = GrammarMask(["[", "]", "Fe", "O", "1", "2", "3", "(", ")", "H", "+"])
     mask._table[:, torch.tensor([PIECE_INDEX["O"]])] &= torch.arange(len(mask._table))[:, None] > 8

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from structure_cases import crystal, crystal_network, molecule_network, pair_of
+from structure_cases import SMALL, crystal, crystal_network, molecule_network, pair_of
 
 from gensci.core.errors import CheckpointError, UsageError
 from gensci.nn.structure_decoding import Track, draw_slots, open_slots
@@ -244,3 +244,24 @@ def test_molecules_place_by_place(molecules):
         torch.testing.assert_close(
             hidden[rows], wanted[rows, place - 1], atol=5e-3, rtol=5e-3, msg=f"place {place}"
         )
+
+
+def test_elements_that_training_never_wrote_are_known():
+    torch.manual_seed(0)
+    network = StructureTransformer("crystal", ["a"], {}, **SMALL)
+    assert network.unlearned(range(1, 119)) == []  # nothing can be told without training
+    # a strong decay forgets the start within few steps, as a mild one does within many
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=1.0)
+    rows, g = [crystal([22, 8, 8], 1), crystal([11, 17], 2)], generator()
+    for _ in range(60):
+        optimiser.zero_grad()
+        network.losses(network.collate(rows, g), g, 1).token.backward()
+        optimiser.step()
+    assert network.unlearned([8, 11, 17, 22]) == []
+    assert network.unlearned([22, 21, 84]) == ["Sc", "Po"]
+    assert len(network.unlearned(range(1, 119))) == 114
+
+
+def test_structures_too_large_to_learn_say_where_the_limit_is(network):
+    with pytest.raises(UsageError, match=r"knows up to 24; give the network a larger max_atoms"):
+        network.collate([crystal([6] * 25)], generator())

@@ -306,3 +306,33 @@ def test_views_of_a_toy_chain_are_what_was_drawn():
     assert torch.equal(
         model.view(chosen, 1)["letters"], model.view(partial, 1)["letters"][[2, 2, 0]]
     )
+
+
+class Agreeing:
+    """Weighs all words alike."""
+
+    def log_prob(self, x):
+        return torch.zeros(len(x["letters"])).double()
+
+
+class Picky:
+    """One word in a hundred counts, and hardly any of the others."""
+
+    def log_prob(self, x):
+        chosen = (x["letters"] == torch.tensor([2, 2, 2, 2, 2])).all(1)
+        return torch.where(chosen, 0.0, -30.0).double()
+
+
+@pytest.mark.parametrize(
+    ("subject", "n", "told"),
+    [
+        (Agreeing, 4, "too few samples to judge their weights (4, which descend from 4.0"),
+        (Agreeing, 200, "the weights can be trusted"),
+        (Picky, 200, "the 200 samples descend from"),
+    ],
+)
+def test_the_verdict_tells_what_was_measured(subject, n, told):
+    report = steer(subject(), n=n).meta["verdict"]
+    assert report["advice"].startswith(told)
+    if subject is Picky:
+        assert f"descend from {report['effective_ancestors']:.1f} eff" in report["advice"]

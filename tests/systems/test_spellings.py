@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gensci.systems.spellings import ELEMENTS, composition, is_smiles
+from gensci.systems.spellings import ELEMENTS, composition, is_smiles, smiles_fault
 
 SYMBOLS = st.sampled_from(sorted(ELEMENTS))
 
@@ -55,6 +55,22 @@ def test_smiles(text):
 )  # fmt: skip
 def test_not_smiles(text):
     assert not is_smiles(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("C1CC2", "ring bond 1 is not closed"),
+        ("CC(C", "a ( is not closed"),
+        ("CC)", "the ) at position 2 closes nothing"),
+        ("CXC", "it cannot be read at position 1 ('X')"),
+        ("CC=", "it ends before an atom"),
+        ("", "it ends before an atom"),
+        ("CCO", None),
+    ],
+)
+def test_what_breaks_the_grammar_is_named(text, fault):
+    assert smiles_fault(text) == fault
 
 
 @given(st.text(alphabet="CNOcno()[]=#123.-+@HAl%/", max_size=12))

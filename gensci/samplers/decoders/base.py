@@ -146,6 +146,10 @@ class Decoder(ABC):
     joint: ClassVar[bool] = False
     advice: ClassVar[str] = "the rows are draws of the model"
 
+    def check_rows(self, n: int) -> None:
+        """Raise a UsageError unless ``n`` rows can be asked for at once."""
+        check_whole("num_samples", n, 1)
+
     def decode(
         self, model: TokenModel, n: int, generator: torch.Generator, max_tokens: int
     ) -> Decoded:
@@ -161,7 +165,7 @@ class Decoder(ABC):
             UsageError: a count or a setting cannot be used.
             GensciError: the model leaves a row without any allowed token.
         """
-        check_whole("num_samples", n, 1)
+        self.check_rows(n)
         check_whole("max_tokens", max_tokens, 1)
         with torch.no_grad():
             return self._decode(Reader(model, generator.device), n, generator, max_tokens)

@@ -41,12 +41,16 @@ class Beam(Decoder):
         if self.width is not None:
             check_whole("width", self.width, 1)
 
-    def _decode(
-        self, model: Reader, n: int, generator: torch.Generator, max_tokens: int
-    ) -> Decoded:
+    def check_rows(self, n: int) -> None:
+        """Raise a UsageError unless the beam holds ``n`` rows."""
+        super().check_rows(n)
         if self.width is not None and self.width < n:
             remedy = f"give width >= {n}"
             raise UsageError(f"width={self.width} is less than num_samples={n}", remedy)
+
+    def _decode(
+        self, model: Reader, n: int, generator: torch.Generator, max_tokens: int
+    ) -> Decoded:
         front = start(model, max_tokens)
         for place in range(max_tokens):
             front = likeliest(front, self.width or n, place, model)
