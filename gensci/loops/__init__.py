@@ -1,0 +1,1 @@
+"""Loops around models: sequential rounds of simulation, training and sampling."""

@@ -1,0 +1,46 @@
+"""Massive black-hole binaries as LISA measures them: waveform, response, noise and frames.
+
+Batched in torch, float64, differentiable, on CPU or GPU; no LISA package is used. Units: ln of
+detector-frame solar masses, Mpc, rad, seconds, Hz; channels in fractional frequency.
+"""
+
+from sims.lisa.constants import ARM_LENGTH, YEAR
+from sims.lisa.frames import (
+    DEFAULT_REFERENCE_TIME,
+    FrameError,
+    sky_images,
+    to_lisa,
+    to_lisa_log_abs_det_jacobian,
+    to_ssb,
+    to_ssb_log_abs_det_jacobian,
+)
+from sims.lisa.noise import NOISE_MODELS, NoiseModelError, confusion_strain, psd
+from sims.lisa.parameters import PARAMETERS, PERIODS, UNITS, ParameterRangeError
+from sims.lisa.response import CHANNELS, ChannelError
+from sims.lisa.waveform import FrequencyError, carrier, strain, strain_on_grid
+
+__all__ = [
+    "ARM_LENGTH",
+    "CHANNELS",
+    "DEFAULT_REFERENCE_TIME",
+    "NOISE_MODELS",
+    "PARAMETERS",
+    "PERIODS",
+    "UNITS",
+    "YEAR",
+    "ChannelError",
+    "FrameError",
+    "FrequencyError",
+    "NoiseModelError",
+    "ParameterRangeError",
+    "carrier",
+    "confusion_strain",
+    "psd",
+    "sky_images",
+    "strain",
+    "strain_on_grid",
+    "to_lisa",
+    "to_lisa_log_abs_det_jacobian",
+    "to_ssb",
+    "to_ssb_log_abs_det_jacobian",
+]
