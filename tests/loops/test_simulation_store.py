@@ -1,5 +1,7 @@
 """The store of simulations: nothing that was told of is lost, failures stay and are counted."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from loops.doubles import Interrupting
@@ -85,7 +87,9 @@ def test_an_interrupted_round_goes_on_with_what_is_missing(tmp_path):
     assert torch.equal(rows.x, whole.x) and torch.equal(rows.status, whole.status)
 
 
-def test_what_the_progress_told_of_survives_a_kill_at_every_write():
+def test_what_the_progress_told_of_survives_a_kill_at_every_write(monkeypatch):
+    # a clock that stands still, so that every report is saved however slow the machine is
+    monkeypatch.setattr(simulation_store, "time", SimpleNamespace(monotonic=lambda: 0.0))
     theta, seeds = points(6)
     for writes in range(1, 7):
         store, told = Interrupting(writes), []
