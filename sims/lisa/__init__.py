@@ -4,8 +4,8 @@ Batched in torch, float64, differentiable, on CPU or GPU; no LISA package is use
 detector-frame solar masses, Mpc, rad, seconds, Hz; channels in fractional frequency.
 """
 
-from sims.lisa.constants import ARM_LENGTH, YEAR
-from sims.lisa.frames import (
+from .constants import ARM_LENGTH, YEAR
+from .frames import (
     DEFAULT_REFERENCE_TIME,
     FrameError,
     sky_images,
@@ -14,10 +14,10 @@ from sims.lisa.frames import (
     to_ssb,
     to_ssb_log_abs_det_jacobian,
 )
-from sims.lisa.noise import NOISE_MODELS, NoiseModelError, confusion_strain, psd
-from sims.lisa.parameters import PARAMETERS, PERIODS, UNITS, ParameterRangeError
-from sims.lisa.response import CHANNELS, ChannelError
-from sims.lisa.waveform import FrequencyError, carrier, strain, strain_on_grid
+from .noise import NOISE_MODELS, NoiseModelError, confusion_strain, psd
+from .parameters import PARAMETERS, PERIODS, UNITS, ParameterRangeError
+from .response import CHANNELS, ChannelError
+from .waveform import FrequencyError, carrier, strain, strain_on_grid
 
 __all__ = [
     "ARM_LENGTH",

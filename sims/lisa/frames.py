@@ -19,8 +19,8 @@ import math
 import torch
 from torch import Tensor
 
-from sims.lisa.constants import AU_SECONDS, ORBITAL_FREQUENCY, TILT, YEAR
-from sims.lisa.parameters import PARAMETERS, as_rows
+from .constants import AU_SECONDS, ORBITAL_FREQUENCY, TILT, YEAR
+from .parameters import PARAMETERS, as_rows
 
 DEFAULT_REFERENCE_TIME = 0.5 * YEAR
 """Half a sidereal year, s."""
@@ -40,8 +40,8 @@ def to_ssb(theta: Tensor, t_ref: float = DEFAULT_REFERENCE_TIME) -> Tensor:
     """Converts rows from the constellation's frame to the barycentre's; inverse of `to_lisa`.
 
     Args:
-        theta: (n, 11), columns as in :data:`sims.lisa.PARAMETERS`; sky, polarisation and time in
-            the constellation's frame.
+        theta: (n, 11), columns as in :data:`gensci.sims.lisa.PARAMETERS`; sky, polarisation and
+            time in the constellation's frame.
         t_ref: seconds, the moment from which ``time`` counts.
 
     Returns:

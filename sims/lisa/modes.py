@@ -1,7 +1,7 @@
 """Higher modes: IMRPhenomXHM of LALSimulation through this package's response.
 
 Needs lalsuite (``pip install 'gensci[lisa]'``). One binary at a time on the CPU and without
-derivatives; the 22 mode of :func:`sims.lisa.strain` is the fast and differentiable path.
+derivatives; the 22 mode of :func:`gensci.sims.lisa.strain` is the fast and differentiable path.
 
 Garcia-Quiros et al. 2020 (arXiv 2001.10914) and Pratten et al. 2020 (arXiv 2001.11412).
 """
@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.lisa.constants import MEGAPARSEC_SECONDS, SOLAR_MASS_SECONDS
-from sims.lisa.frames import DEFAULT_REFERENCE_TIME, in_ssb
-from sims.lisa.harmonics import pair
-from sims.lisa.parameters import PARAMETERS, Columns, checked, columns
-from sims.lisa.phenomd import HIGHEST_FREQUENCY
-from sims.lisa.response import (
+from .constants import MEGAPARSEC_SECONDS, SOLAR_MASS_SECONDS
+from .frames import DEFAULT_REFERENCE_TIME, in_ssb
+from .harmonics import pair
+from .parameters import PARAMETERS, Columns, checked, columns
+from .phenomd import HIGHEST_FREQUENCY
+from .response import (
     checked_channels,
     orbital_angle,
     orbital_delay,
     polarisation_factors,
     transfer,
 )
-from sims.lisa.waveform import checked_frequencies
+from .waveform import checked_frequencies
 
 HIGHER_MODES = ((2, 2), (2, 1), (3, 3), (3, 2), (4, 4))
 """The modes (l, m) that IMRPhenomXHM models."""
@@ -58,12 +58,12 @@ def strain_higher_modes(
 ) -> Tensor:
     """Channels of aligned-spin binaries with higher modes (IMRPhenomXHM).
 
-    Conventions as in :func:`sims.lisa.strain`, except that time zero is LALSimulation's and the
-    modes' phases refer to M f = 0.1 of the 22 mode, so that ``phase`` and ``time`` of the two
+    Conventions as in :func:`gensci.sims.lisa.strain`, except that time zero is LALSimulation's and
+    the modes' phases refer to M f = 0.1 of the 22 mode, so that ``phase`` and ``time`` of the two
     models differ by a constant for each set of masses and spins.
 
     Args:
-        theta: (n, 11) float64, columns as in :data:`sims.lisa.PARAMETERS`.
+        theta: (n, 11) float64, columns as in :data:`gensci.sims.lisa.PARAMETERS`.
         frequencies: Hz, (m,), positive.
         modes: (l, m) with m > 0 from :data:`HIGHER_MODES`; each with its mirror (l, -m).
         frame: "lisa" or "ssb".

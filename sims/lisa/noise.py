@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sims.lisa.constants import ARM_SECONDS, LIGHT_SPEED
-from sims.lisa.response import checked_channels
+from .constants import ARM_SECONDS, LIGHT_SPEED
+from .response import checked_channels
 
 TWO_PI = 2.0 * math.pi
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sims.lisa.constants import MEGAPARSEC_SECONDS, SOLAR_MASS_SECONDS
-from sims.lisa.phenomd_coefficients import (
+from .constants import MEGAPARSEC_SECONDS, SOLAR_MASS_SECONDS
+from .phenomd_coefficients import (
     INSPIRAL_AMPLITUDE_END,
     INSPIRAL_PHASE_END,
     PI,

@@ -14,8 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sims.lisa.constants import EULER_GAMMA
-from sims.lisa.phenomd_tables import DAMPING_FREQUENCY, FITS, RINGDOWN_FREQUENCY
+from .constants import EULER_GAMMA
+from .phenomd_tables import DAMPING_FREQUENCY, FITS, RINGDOWN_FREQUENCY
 
 PI = math.pi
 INSPIRAL_PHASE_END = 0.018

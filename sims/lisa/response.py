@@ -28,8 +28,8 @@ import math
 import torch
 from torch import Tensor
 
-from sims.lisa.constants import ARM_SECONDS, AU_SECONDS, ORBITAL_FREQUENCY
-from sims.lisa.parameters import Columns
+from .constants import ARM_SECONDS, AU_SECONDS, ORBITAL_FREQUENCY
+from .parameters import Columns
 
 CHANNELS = "AET"
 _ROOT3 = math.sqrt(3.0)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sims.lisa.frames import DEFAULT_REFERENCE_TIME, in_ssb
-from sims.lisa.interpolation import Stencil
-from sims.lisa.parameters import as_rows, checked, columns, physical
-from sims.lisa.phenomd import HIGHEST_FREQUENCY, mode22
-from sims.lisa.response import (
+from .frames import DEFAULT_REFERENCE_TIME, in_ssb
+from .interpolation import Stencil
+from .parameters import as_rows, checked, columns, physical
+from .phenomd import HIGHEST_FREQUENCY, mode22
+from .response import (
     checked_channels,
     orbital_angle,
     orbital_delay,
@@ -75,7 +75,7 @@ def strain(
     Differentiable in ``theta``; rows are worked on in batches, never one by one.
 
     Args:
-        theta: (n, 11) float64, columns as in :data:`sims.lisa.PARAMETERS`.
+        theta: (n, 11) float64, columns as in :data:`gensci.sims.lisa.PARAMETERS`.
         frequencies: Hz, (m,) for all rows or (n, m), positive.
         frame: "lisa" (sky, polarisation and time in the constellation's frame at the merger) or
             "ssb" (ecliptic, time at the barycentre).
