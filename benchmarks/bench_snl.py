@@ -30,9 +30,10 @@ import numpy as np
 import torch
 from bench_environment import environment
 from snl_judging import c2st, task_prior
-from snl_parts import FITTING, FlowEstimator, SurrogateSampler
+
 
 from gensci.core.random import stream
+from gensci.loops.fitting import FITTING, FlowEstimator, SurrogateSampler
 from gensci.loops.rounds import InferenceProblem, LoopSettings
 from gensci.loops.sequential import run_rounds
 from gensci.loops.simulate_rows import SimulationSettings, UserSimulator
