@@ -96,6 +96,8 @@ CASES = [
         evidence=False,
         multimodal="double-well",
     ),
+    Case("tempering", "tempering", {"num_walkers": 32, "warmup": 50}),
+    Case("tempering-stretch", "tempering", {"num_walkers": 20, "move": "stretch", "thinning": 4}),
 ]
 
 
