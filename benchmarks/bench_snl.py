@@ -31,7 +31,6 @@ import torch
 from bench_environment import environment
 from snl_judging import c2st, task_prior
 
-
 from gensci.core.random import stream
 from gensci.loops.fitting import FITTING, FlowEstimator, SurrogateSampler
 from gensci.loops.rounds import InferenceProblem, LoopSettings
