@@ -36,6 +36,8 @@ class CoverageCurve:
         high: (k,) upper edge.
         pvalue: of the exact Kolmogorov-Smirnov test.
         runs: how many there are.
+        dispersion: variance of the credibilities about one half over that of uniform ones. For
+            ranks and TARP it is above 1 for too narrow posteriors and below 1 for too wide.
     """
 
     level: Array
@@ -44,6 +46,7 @@ class CoverageCurve:
     high: Array
     pvalue: float
     runs: int
+    dispersion: float
 
     @property
     def inside(self) -> bool:
@@ -52,11 +55,17 @@ class CoverageCurve:
 
     @property
     def excess(self) -> float:
-        """Mean of coverage minus level: above 0 for too wide posteriors, below 0 for too narrow.
+        """Mean of coverage minus level, of which ``1 / sqrt(12 runs)`` is the standard deviation.
 
-        Its standard deviation is ``1 / sqrt(12 runs)`` for a right posterior.
+        For regions of highest density and central intervals it is above 0 where posteriors are too
+        wide and below 0 where they are too narrow. For ranks and TARP it tells a bias instead,
+        and `dispersion` tells the width.
         """
         return float(np.trapezoid(self.coverage - self.level, self.level))
+
+    def at(self, level: float) -> float:
+        """The coverage at a level from 0 to 1."""
+        return float(np.interp(level, self.level, self.coverage))
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +274,8 @@ def coverage_curve(credibility: ArrayLike, probability: float = 0.95) -> Coverag
     low, high = simultaneous_band(runs, probability)
     coverage = np.searchsorted(u, level, side="right") / runs
     pvalue = float(stats.kstest(u, "uniform").pvalue)
-    return CoverageCurve(level, coverage, low, high, pvalue, runs)
+    dispersion = float(12 * ((u - 0.5) ** 2).mean())
+    return CoverageCurve(level, coverage, low, high, pvalue, runs, dispersion)
 
 
 @lru_cache(maxsize=64)
