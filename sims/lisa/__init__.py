@@ -14,10 +14,11 @@ from .frames import (
     to_ssb,
     to_ssb_log_abs_det_jacobian,
 )
+from .frequencies import FrequencyError
 from .noise import NOISE_MODELS, NoiseModelError, confusion_strain, psd
 from .parameters import PARAMETERS, PERIODS, UNITS, ParameterRangeError
 from .response import CHANNELS, ChannelError
-from .waveform import FrequencyError, carrier, strain, strain_on_grid
+from .waveform import carrier, strain, strain_on_grid
 
 __all__ = [
     "ARM_LENGTH",

@@ -33,7 +33,7 @@ _ROUNDS = 5
 
 
 class FrameError(ValueError):
-    """The frame is neither "lisa" nor "ssb"."""
+    """The frame is neither "lisa" nor "ssb", or its reference time not finite."""
 
 
 def to_ssb(theta: Tensor, t_ref: float = DEFAULT_REFERENCE_TIME) -> Tensor:
@@ -126,17 +126,26 @@ def sky_images(theta: Tensor) -> Tensor:
     return torch.stack(images)
 
 
+def checked_frame(frame: str, t_ref: float) -> str:
+    """Returns ``frame`` after checking it and its reference time.
+
+    Raises:
+        FrameError: naming what is wrong.
+    """
+    if frame not in ("lisa", "ssb"):
+        raise FrameError(f'frame = {frame!r} is unknown; use "lisa" or "ssb"')
+    if not math.isfinite(t_ref):
+        raise FrameError(f"t_ref = {t_ref!r}; give a finite time in seconds")
+    return frame
+
+
 def in_ssb(theta: Tensor, frame: str, t_ref: float) -> Tensor:
     """Rows in the barycentre's frame, whichever of the two they are given in.
 
     Raises:
-        FrameError: the frame has another name.
+        FrameError: the frame has another name, or ``t_ref`` is not finite.
     """
-    if frame == "ssb":
-        return theta
-    if frame == "lisa":
-        return to_ssb(theta, t_ref)
-    raise FrameError(f'frame = {frame!r} is unknown; use "lisa" or "ssb"')
+    return theta if checked_frame(frame, t_ref) == "ssb" else to_ssb(theta, t_ref)
 
 
 def _cosine(sine: Tensor) -> Tensor:

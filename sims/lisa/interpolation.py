@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_POINTS = 4
+POINTS = 4
+"""Nodes that carry each point."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Stencil:
     def at(cls, points: Tensor, nodes: Tensor) -> Stencil:
         """Prepares interpolation from equally spaced ``nodes`` (k,), k >= 4, to ``points`` (M,)."""
         place = (points - nodes[0]) / (nodes[1] - nodes[0])
-        first = torch.clamp(place.floor().long() - 1, 0, len(nodes) - _POINTS)
+        first = torch.clamp(place.floor().long() - 1, 0, len(nodes) - POINTS)
         x = place - first
         weights = torch.stack(
             [

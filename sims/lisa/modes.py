@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .constants import MEGAPARSEC_SECONDS, SOLAR_MASS_SECONDS
 from .frames import DEFAULT_REFERENCE_TIME, in_ssb
+from .frequencies import beside
 from .harmonics import pair
 from .parameters import PARAMETERS, Columns, checked, columns
 from .phenomd import HIGHEST_FREQUENCY
@@ -27,7 +28,6 @@ from .response import (
     polarisation_factors,
     transfer,
 )
-from .waveform import checked_frequencies
 
 HIGHER_MODES = ((2, 2), (2, 1), (3, 3), (3, 2), (4, 4))
 """The modes (l, m) that IMRPhenomXHM models."""
@@ -86,7 +86,7 @@ def strain_higher_modes(
         raise ModeError(f"modes = {modes!r}; give some of {HIGHER_MODES}")
     _lalsimulation()
     theta = checked(theta)
-    frequencies = checked_frequencies(frequencies, theta)
+    frequencies = beside(frequencies, theta)
     source = columns(in_ssb(theta, frame, t_ref))
     total = 0.0
     for degree, order in modes:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .constants import ARM_SECONDS, LIGHT_SPEED
+from .frequencies import positive
 from .response import checked_channels
 
 TWO_PI = 2.0 * math.pi
@@ -73,10 +74,11 @@ def psd(
     Raises:
         NoiseModelError: an unknown model, or years outside :data:`CONFUSION_YEARS`.
         ChannelError: an unknown channel or generation.
+        FrequencyError: a frequency that is not positive and finite.
     """
     checked_channels(channel, tdi)
     levels = _levels(model)
-    f = torch.as_tensor(frequencies, dtype=torch.float64)
+    f = positive(frequencies)
     x = math.pi * ARM_SECONDS * f
     density = _null(f, x, levels) if channel == "T" else _science(f, x, levels, confusion)
     return density * 4.0 * torch.sin(4.0 * x) ** 2 if tdi == 2 else density
@@ -96,7 +98,7 @@ def confusion_strain(frequencies: Tensor, years: float) -> Tensor:
     log_years = math.log10(years)
     f1 = 10.0 ** (-0.223499956 * log_years - 2.70408439)
     knee = 10.0 ** (-0.360976122 * log_years - 2.37822436)
-    f = torch.as_tensor(frequencies, dtype=torch.float64)
+    f = positive(frequencies)
     left = torch.exp(-((f / f1) ** 1.629667)) * 0.5 * (1.0 - torch.tanh((f - knee) / 4.81078093e-4))
     return 1.28265531e-44 * f ** (-7.0 / 3.0) * left
 

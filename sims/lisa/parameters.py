@@ -36,6 +36,8 @@ MAX_MASS_RATIO = 20.0
 """IMRPhenomD was calibrated to mass ratio 18 (Khan et al. 2016) and is not used past this one."""
 
 _RANGES = {
+    # 1 to 1e13 solar masses: the waveform knows no scale, but float64 and users' slips do.
+    "ln_chirp_mass": (0.0, 30.0),
     "mass_ratio": (1.0, MAX_MASS_RATIO),
     "chi1": (-1.0, 1.0),
     "chi2": (-1.0, 1.0),
@@ -98,14 +100,16 @@ def as_rows(theta: Tensor) -> Tensor:
     """Returns ``theta`` as a float64 tensor of shape (n, 11).
 
     Raises:
-        ParameterRangeError: another shape.
+        ParameterRangeError: another shape, or not numbers.
     """
-    theta = torch.as_tensor(theta, dtype=torch.float64)
+    rule = f"give one row of {len(PARAMETERS)} numbers per binary, in the order "
+    rule += ", ".join(PARAMETERS)
+    try:
+        theta = torch.as_tensor(theta, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise ParameterRangeError(f"theta is no table of numbers; {rule}") from error
     if theta.dim() != 2 or theta.shape[1] != len(PARAMETERS):
-        raise ParameterRangeError(
-            f"theta has shape {tuple(theta.shape)}; give one row of {len(PARAMETERS)} numbers per "
-            f"binary, in the order {', '.join(PARAMETERS)}"
-        )
+        raise ParameterRangeError(f"theta has shape {tuple(theta.shape)}; {rule}")
     return theta
 
 
