@@ -6,11 +6,12 @@ Samplers that follow gradients, and flows, work on coordinates without bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from gensci.core.errors import UsageError
 from gensci.core.priors import Prior
@@ -45,10 +46,19 @@ class Bijection:
         self.bounds = bounds.to(torch.float64)
         self.periods = tuple(periods) if periods is not None else (None,) * len(bounds)
         self.bounded = bounded
-        self.kinds = tuple(
+        kinds = [
             _kind(low, high, period, bounded)
             for (low, high), period in zip(self.bounds.tolist(), self.periods, strict=True)
-        )
+        ]
+        self._groups = [
+            self._group(kind, [column for column, other in enumerate(kinds) if other == kind])
+            for kind in dict.fromkeys(kinds)
+        ]
+
+    @property
+    def trivial(self) -> bool:
+        """Whether it is the identity."""
+        return all(group.kind == "identity" for group in self._groups)
 
     @classmethod
     def of_prior(cls, prior: Prior, bounded: str = "logit") -> Bijection:
@@ -60,23 +70,43 @@ class Bijection:
 
         Values outside their bounds are moved to the nearest point inside.
         """
-        columns, total = [], theta.new_zeros(len(theta), dtype=torch.float64)
-        for i, x in enumerate(theta.double().unbind(1)):
-            low, high = self.bounds[i].tolist()
-            u, log_det = _free(x, low, high, self.kinds[i])
-            columns.append(u)
-            total = total + log_det
-        return torch.stack(columns, 1), total
+        return self._mapped(theta, _free)
 
     def inverse(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """From (n, d) free coordinates to (n, d) parameters and log|dtheta/du| (n,)."""
-        columns, total = [], u.new_zeros(len(u), dtype=torch.float64)
-        for i, x in enumerate(u.double().unbind(1)):
-            low, high = self.bounds[i].tolist()
-            theta, log_det = _bound(x, low, high, self.kinds[i], self.periods[i])
-            columns.append(theta)
-            total = total + log_det
-        return torch.stack(columns, 1), total
+        return self._mapped(u, _bound)
+
+    def _mapped(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        # Columns of a kind are mapped together: samplers call this once for each gradient.
+        x = x.double()
+        total = x.new_zeros(len(x))
+        mapped = torch.empty_like(x)
+        for group in self._groups:
+            columns = group.columns.to(x.device)
+            value, log_slope = part(x[:, columns], group)
+            mapped = mapped.index_copy(1, columns, value)
+            total = total if log_slope is None else total + log_slope.sum(1)
+        return mapped, total
+
+    def _group(self, kind: str, columns: list[int]) -> _Group:
+        low, high = self.bounds[columns].unbind(1)
+        periods = [self.periods[column] or 0.0 for column in columns]
+        period = torch.tensor(periods, dtype=torch.float64)
+        return _Group(kind, torch.tensor(columns), low, high, period)
+
+
+class _Group(NamedTuple):
+    """Columns that are freed alike, with their ends and periods (k,)."""
+
+    kind: str
+    columns: Tensor
+    low: Tensor
+    high: Tensor
+    period: Tensor
+
+
+Part = Callable[[Tensor, _Group], tuple[Tensor, Tensor | None]]
+"""From (n, k) values of a group to mapped ones and log-slopes, None where all slopes are one."""
 
 
 def _kind(low: float, high: float, period: float | None, bounded: str) -> str:
@@ -92,34 +122,33 @@ def _kind(low: float, high: float, period: float | None, bounded: str) -> str:
     return "below" if math.isinf(low) else bounded
 
 
-def _free(x: Tensor, low: float, high: float, kind: str) -> tuple[Tensor, Tensor]:
-    """One column without its bounds, and the logarithm of the slope."""
+def _free(x: Tensor, group: _Group) -> tuple[Tensor, Tensor | None]:
+    """Columns without their bounds, and the logarithms of the slopes."""
+    kind, (low, high) = group.kind, (end.to(x.device) for end in (group.low, group.high))
     if kind in ("identity", "periodic"):
-        return x, torch.zeros_like(x)
+        return x, None
     if kind in ("above", "below"):
         distance = (x - low if kind == "above" else high - x).clamp_min(EDGE)
         return distance.log(), -distance.log()
     share = ((x - low) / (high - low)).clamp(EDGE, 1 - EDGE)
+    width = (high - low).log()
     if kind == "logit":
-        log_slope = -(share.log() + torch.log1p(-share))
-        return torch.logit(share), log_slope - math.log(high - low)
+        return torch.logit(share), -(share.log() + torch.log1p(-share)) - width
     u = torch.special.ndtri(share)
-    return u, HALF_LOG_2PI + 0.5 * u.square() - math.log(high - low)
+    return u, HALF_LOG_2PI + 0.5 * u.square() - width
 
 
-def _bound(
-    u: Tensor, low: float, high: float, kind: str, period: float | None
-) -> tuple[Tensor, Tensor]:
-    """One column within its bounds, and the logarithm of the slope."""
+def _bound(u: Tensor, group: _Group) -> tuple[Tensor, Tensor | None]:
+    """Columns within their bounds, and the logarithms of the slopes."""
+    kind, (low, high) = group.kind, (end.to(u.device) for end in (group.low, group.high))
     if kind == "identity":
-        return u, torch.zeros_like(u)
+        return u, None
     if kind == "periodic":
-        return low + torch.remainder(u - low, period), torch.zeros_like(u)
+        return low + torch.remainder(u - low, group.period.to(u.device)), None
     if kind in ("above", "below"):
         distance = u.exp()
         return (low + distance if kind == "above" else high - distance), u
-    width = math.log(high - low)
+    width = (high - low).log()
     if kind == "logit":
-        log_slope = -softplus(u) - softplus(-u)
-        return low + (high - low) * torch.sigmoid(u), log_slope + width
+        return low + (high - low) * torch.sigmoid(u), width + logsigmoid(u) + logsigmoid(-u)
     return low + (high - low) * torch.special.ndtr(u), width - HALF_LOG_2PI - 0.5 * u.square()

@@ -1,6 +1,7 @@
 """Diagnostics of Markov chains: split R-hat and effective sample size by autocorrelation.
 
-Reference: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., sections 11.4 and 11.5.
+References: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., sections 11.4 and 11.5; Vehtari,
+Gelman, Simpson, Carpenter and Buerkner (2021), arXiv:1903.08008, for those of the ranks.
 """
 
 from __future__ import annotations
@@ -54,6 +55,34 @@ def chain_ess(draws: torch.Tensor) -> float:
         smallest = min(smallest, pair)
         time += 2.0 * smallest
     return length * chains / max(time, 1.0)
+
+
+def rank_rhat(draws: torch.Tensor) -> float:
+    """Return the split R-hat of ranks, which sees chains that differ in place or in width.
+
+    Args:
+        draws: (draws, chains) values of one quantity; it need have no moments.
+    """
+    folded = (draws - draws.median()).abs()
+    return max(split_rhat(rank_normal(draws)), split_rhat(rank_normal(folded)))
+
+
+def bulk_ess(draws: torch.Tensor) -> float:
+    """Return the effective number of independent draws for the bulk of one quantity.
+
+    Args:
+        draws: (draws, chains) values of one quantity; it need have no moments.
+    """
+    return chain_ess(rank_normal(draws))
+
+
+def rank_normal(draws: torch.Tensor) -> torch.Tensor:
+    """Return draws of any shape replaced by the normal scores of their ranks; ties share theirs."""
+    values, inverse, counts = torch.unique(draws, return_inverse=True, return_counts=True)
+    rank = counts.cumsum(0) - 0.5 * (counts - 1)
+    score = torch.special.ndtri((rank.double() - 0.375) / (draws.numel() + 0.25))
+    # Nothing that varies is told by scores of one value.
+    return score[inverse] if len(values) > 1 else torch.zeros_like(draws, dtype=torch.float64)
 
 
 def _split(draws: torch.Tensor) -> torch.Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from gensci.core.bijections import Bijection
 from gensci.core.errors import UsageError
 from gensci.core.priors import Prior
 from gensci.core.protocols import Target, Tensors
@@ -18,18 +19,6 @@ LogLikelihood = Callable[[torch.Tensor], torch.Tensor]
 """From (n, d) points to (n,) log-likelihoods in nats; one that is not finite is no likelihood."""
 Jumps = Callable[[torch.Tensor], torch.Tensor]
 """From (n, d) points to their (k, n, d) images under a group of maps that keep volumes."""
-
-
-class Bijection(Protocol):
-    """What :class:`UnconstrainedTarget` asks of a map from bounded to free coordinates."""
-
-    def forward(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the (n, d) free coordinates and (n,) ``log |du / dtheta|``."""
-        ...
-
-    def inverse(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the (n, d) points and (n,) ``log |dtheta / du|``."""
-        ...
 
 
 class PriorProposal:
@@ -103,15 +92,25 @@ class PosteriorTarget:
         return log_prior + self._within(x[THETA], torch.isfinite(log_prior))
 
     def log_prob_and_grad(self, x: Tensors) -> tuple[torch.Tensor, Tensors]:
-        """Return the log-density and its gradient, which is zero where the density is."""
+        """Return the log-density and its gradient, which is zero where the density is.
+
+        Raises:
+            UsageError: the likelihood does not differentiate.
+        """
         with torch.enable_grad():
-            theta = x[THETA].detach().clone().requires_grad_(True)
-            value = self.log_prob({THETA: theta})
-            total = torch.where(torch.isfinite(value), value, torch.zeros_like(value)).sum()
-            if not total.requires_grad:
-                return value.detach(), {THETA: torch.zeros_like(theta)}
-            (grad,) = torch.autograd.grad(total, [theta])
-        return value.detach(), {THETA: grad}
+            value, slope = _slope_of(self._differentiable, x[THETA].detach())
+        return value, {THETA: slope}
+
+    def _differentiable(self, x: Tensors) -> torch.Tensor:
+        log_prior = self.log_prior(x)
+        log_likelihood = self._within(x[THETA], torch.isfinite(log_prior))
+        # The slope of the prior alone would let chains creep, and nobody would know why.
+        if torch.isfinite(log_prior).any() and not log_likelihood.requires_grad:
+            raise UsageError(
+                "the log-likelihood has no gradient with respect to theta",
+                "compute it by torch operations, or use one of: tempering, slice",
+            )
+        return log_prior + log_likelihood
 
     def _within(self, theta: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         rows = inside.nonzero()[:, 0]
@@ -151,6 +150,29 @@ class UnconstrainedTarget:
         theta, log_abs_det_jacobian = self.bijection.inverse(x[THETA])
         return self.target.log_prob({THETA: theta}) + log_abs_det_jacobian
 
+    def log_prob_and_grad(self, x: Tensors) -> tuple[torch.Tensor, Tensors]:
+        """Return the log-density and its gradient, by the target's own gradient where it has one.
+
+        A gradient that is not finite stays so: whoever asks decides what it means.
+        """
+        with torch.enable_grad():
+            u = x[THETA].detach().clone().requires_grad_(True)
+            theta, log_abs_det_jacobian = self.bijection.inverse(u)
+            value, slope = _value_and_slope(self.target, theta.detach())
+            total = (slope * theta).sum() + log_abs_det_jacobian.sum()
+            (grad,) = torch.autograd.grad(total, [u])
+        return value + log_abs_det_jacobian.detach(), {THETA: grad}
+
+    def wrap(self, x: Tensors) -> Tensors:
+        """Return the same points with each angle within one period."""
+        u = x[THETA]
+        columns = [i for i, period in enumerate(self.periods or ()) if period is not None]
+        if not columns:
+            return x
+        angles = self.bijection.inverse(u)[0][:, columns]
+        number = torch.tensor(columns, device=u.device)
+        return {**x, THETA: u.index_copy(1, number, angles.to(u))}
+
     def constrain(self, samples: SampleSet) -> SampleSet:
         """Return samples of this target in the coordinates of the original one.
 
@@ -178,6 +200,8 @@ class UnconstrainedProposal:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensors:
         """Return ``n`` draws."""
+        if getattr(self.proposal, "sample", None) is None:
+            return self.sample_and_log_prob(n, generator)[0]
         drawn = self.proposal.sample(n, generator)
         return {**drawn, THETA: self.bijection.forward(drawn[THETA])[0]}
 
@@ -193,3 +217,43 @@ class UnconstrainedProposal:
         """Return the (n,) log-density in the free coordinates, in nats."""
         theta, log_abs_det_jacobian = self.bijection.inverse(x[THETA])
         return self.proposal.log_prob({**x, THETA: theta}) + log_abs_det_jacobian
+
+
+def free_coordinates(
+    target: Any, proposal: Any
+) -> tuple[Any, Any, Callable[[SampleSet], SampleSet]]:
+    """Return target and proposal without bounds, and the map of samples back to their own ones.
+
+    A target tells its bounds by ``bounds`` (d, 2) and its angles by ``periods``, as a
+    :class:`PosteriorTarget` does; one that has neither is returned as it is.
+    """
+    bounds = getattr(target, "bounds", None)
+    if bounds is None:
+        return target, proposal, lambda samples: samples
+    bijection = Bijection(bounds, getattr(target, "periods", None))
+    if bijection.trivial:
+        return target, proposal, lambda samples: samples
+    free = UnconstrainedTarget(target, bijection)
+    return free, UnconstrainedProposal(proposal, bijection), free.constrain
+
+
+def _value_and_slope(target: Any, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the (n,) log-density and its (n, d) gradient, zero where the density is."""
+    fused = getattr(target, "log_prob_and_grad", None)
+    if fused is not None:
+        value, grads = fused({THETA: theta})
+        return value.detach(), grads[THETA].to(theta)
+    return _slope_of(target.log_prob, theta)
+
+
+def _slope_of(
+    log_prob: Callable[[Tensors], torch.Tensor], theta: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    leaf = theta.clone().requires_grad_(True)
+    value = log_prob({THETA: leaf})
+    # Rows are independent; one of zero density must not put NaN into the sum.
+    total = torch.where(torch.isfinite(value), value, torch.zeros_like(value)).sum()
+    if not total.requires_grad:
+        return value.detach(), torch.zeros_like(theta)
+    (slope,) = torch.autograd.grad(total, [leaf])
+    return value.detach(), slope

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ import torch
 
 from gensci.core.errors import IncompatibleSampler
 from gensci.core.packing import pack, unpack
+from gensci.core.posterior import free_coordinates
 from gensci.core.protocols import Progress, Proposal, Store, Target, Tensors
 from gensci.core.random import stream
 from gensci.core.registry import SAMPLERS
@@ -41,6 +42,8 @@ class Sampler(ABC):
         shard_rows: how many rows a shard holds when nothing else is asked; None for all.
         walks: whether it moves samples in their coordinates; a target with ``walkable = False``
             does not allow that.
+        frees: whether it works in coordinates without bounds, into which ``run`` then takes targets
+            that tell bounds or periods.
     """
 
     name: ClassVar[str]
@@ -48,6 +51,7 @@ class Sampler(ABC):
     state_type: ClassVar[type]
     shard_rows: ClassVar[int | None] = 256
     walks: ClassVar[bool] = False
+    frees: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, target: Density, proposal: Draws, n: int, generator: torch.Generator) -> Any:
@@ -226,6 +230,9 @@ class _Job:
         kept = self.store.load_state(MICRO_BATCH)
         size = batch_size if kept is None else min(batch_size, int(kept["size"]))
         self.batch = MicroBatch(size, self._remember_size)
+        self.constrain: Callable[[SampleSet], SampleSet] = lambda samples: samples
+        if sampler.frees:
+            target, proposal, self.constrain = free_coordinates(target, proposal)
         self.target = Density(target, self.batch)
         self.proposal = Draws(proposal, self.batch)
 
@@ -263,7 +270,7 @@ class _Job:
             if time.monotonic() - saved >= self.save_seconds and not self.sampler.done(state):
                 self._save(name, state, infos)
                 saved = time.monotonic()
-        shard = self.sampler.finish(state, self.target, self.proposal)
+        shard = self.constrain(self.sampler.finish(state, self.target, self.proposal))
         steps = {**_columns(infos), "shard": torch.full((len(infos),), index)} if infos else {}
         return replace(shard, info={**shard.info, **steps})
 

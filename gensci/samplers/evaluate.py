@@ -160,6 +160,12 @@ class Draws(Density):
             return self.batch.map(n, work)
 
 
+def wrapped(x: Tensors, density: Density) -> Tensors:
+    """Return the points with each angle within one period, where the density knows any."""
+    wrap = getattr(density.subject, "wrap", None)
+    return x if wrap is None else wrap(x)
+
+
 def floating(x: Tensors) -> Tensors:
     """Return the tensors that can be moved: those of floating type."""
     return {name: value for name, value in x.items() if value.is_floating_point()}

@@ -15,7 +15,7 @@ from gensci.core.protocols import Tensors
 from gensci.core.registry import SAMPLERS
 from gensci.core.results import SampleSet, join_rows
 from gensci.samplers.base import Info, Sampler
-from gensci.samplers.evaluate import Density, Draws, num_rows, take
+from gensci.samplers.evaluate import Density, Draws, num_rows, take, wrapped
 from gensci.samplers.moves import (
     MOVES,
     Move,
@@ -92,6 +92,7 @@ class Mcmc(Sampler):
     state_type: ClassVar[type] = Chains
     shard_rows: ClassVar[int | None] = None
     walks: ClassVar[bool] = True
+    frees: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_whole("num_chains", self.num_chains, 1)
@@ -106,7 +107,7 @@ class Mcmc(Sampler):
 
     def init(self, target: Density, proposal: Draws, n: int, generator: torch.Generator) -> Chains:
         """Return chains at draws of the proposal that have a density."""
-        x = _starting_points(target, proposal, min(self.num_chains, n), generator)
+        x = starting_points(target, proposal, min(self.num_chains, n), generator)
         point = path_evaluator(target, None, 1.0, self.kernel.needs_grad)(x)
         weight = torch.ones_like(point.log_target) / num_rows(x)
         return Chains(
@@ -129,13 +130,13 @@ class Mcmc(Sampler):
         """Move every chain once; adapt in the warm-up, keep rows after it."""
         evaluate = path_evaluator(target, None, 1.0, self.kernel.needs_grad)
         point = Point(state.x, state.log_target, state.grad, state.log_target, state.log_target)
-        moved, acceptance = self.kernel.apply(
+        moved, acceptance, _ = self.kernel.apply(
             point, evaluate, state.scale, state.step_size, self.num_leapfrog, generator
         )
         info = {"acceptance": acceptance, "step_size": state.step_size}
         state = replace(
             state,
-            x=moved.x,
+            x=wrapped(moved.x, target),
             grad=moved.grad,
             log_target=moved.log_target,
             moves=state.moves + 1,
@@ -168,7 +169,7 @@ class Mcmc(Sampler):
         alive = torch.isfinite(joined.log_target)
         require_weight(joined, self.name)
         kept, rejected = drop_rejected(joined, alive)
-        table = _table(joined.log_target, joined.chain)
+        table = chain_table(joined.log_target, joined.chain)
         rhat, ess = split_rhat(table), chain_ess(table)
         ess = ess if math.isfinite(ess) else float(start)
         report = verdict(
@@ -222,7 +223,7 @@ class Mcmc(Sampler):
         return replace(state, scale=local_scale(window, grads, weight))
 
 
-def _starting_points(
+def starting_points(
     target: Density, proposal: Draws, n: int, generator: torch.Generator
 ) -> Tensors:
     """Return ``n`` draws of finite density, redrawing and at last repeating those that have it."""
@@ -255,7 +256,7 @@ def _append(window: Tensors, x: Tensors, limit: int) -> Tensors:
     return {name: value[-limit:] for name, value in grown.items()}
 
 
-def _table(values: torch.Tensor, chain: torch.Tensor) -> torch.Tensor:
+def chain_table(values: torch.Tensor, chain: torch.Tensor) -> torch.Tensor:
     """Return (draws, chains) values, cut to the draws that every chain has."""
     order = torch.argsort(chain, stable=True)
     counts = torch.bincount(chain)

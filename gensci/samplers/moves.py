@@ -20,6 +20,8 @@ from gensci.core.registry import Registry
 from gensci.samplers.evaluate import choose, expand, floating, num_rows
 from gensci.samplers.settings import check_positive, check_share, check_whole
 
+DIVERGENCE = 1000.0
+"""Loss of log-density, in nats, along a trajectory that says that it went astray."""
 GRADIENT_LIMIT = 10.0
 """Largest slope used in a kick, in standard deviations of the preconditioner.
 
@@ -46,10 +48,11 @@ Evaluate = Callable[[Tensors], Point]
 
 
 class Moved(NamedTuple):
-    """The rows after a move and the mean acceptance probability."""
+    """The rows after a move, the mean acceptance probability and how many went far astray."""
 
     point: Point
     acceptance: float
+    divergent: int = 0
 
 
 @dataclass(frozen=True)
@@ -231,4 +234,5 @@ def _metropolis(
         torch.where(accept, new.log_target, old.log_target),
         torch.where(accept, new.log_proposal, old.log_proposal),
     )
-    return Moved(point, probability.mean().item())
+    divergent = int((log_ratio < -DIVERGENCE).sum())
+    return Moved(point, probability.mean().item(), divergent)

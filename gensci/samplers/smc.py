@@ -16,7 +16,7 @@ from gensci.core.results import SampleSet
 from gensci.core.schedules import linear_grid, next_temperature, power_grid
 from gensci.core.weights import LogZ, clean, kish_ess, log_z, mean_one, normalise
 from gensci.samplers.base import Info, Sampler
-from gensci.samplers.evaluate import Density, Draws, num_rows, take
+from gensci.samplers.evaluate import Density, Draws, num_rows, take, wrapped
 from gensci.samplers.moves import (
     MOVES,
     Evaluate,
@@ -99,6 +99,7 @@ class Smc(Sampler):
     state_type: ClassVar[type] = Population
     shard_rows: ClassVar[int | None] = 1024
     walks: ClassVar[bool] = True
+    frees: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, ("adaptive", "linear", "power"))
@@ -144,7 +145,8 @@ class Smc(Sampler):
             state = self._resample(self._reweight(state), generator)
             evaluate = self._evaluator(state, target, proposal)
             state = self._prepare_moves(state, evaluate)
-        return self._move(state, self._evaluator(state, target, proposal), generator)
+        state, info = self._move(state, self._evaluator(state, target, proposal), generator)
+        return replace(state, x=wrapped(state.x, target)), info
 
     def finish(self, state: Population, target: Density, proposal: Draws) -> SampleSet:
         """Return the particles; the mean of their weights estimates Z."""
@@ -251,7 +253,7 @@ class Smc(Sampler):
         t = state.temperature
         log_path = state.log_target if t == 1.0 else _path(state, t)
         point = Point(state.x, log_path, state.grad, state.log_target, state.log_proposal)
-        moved, acceptance = self.kernel.apply(
+        moved, acceptance, _ = self.kernel.apply(
             point, evaluate, state.scale, state.step_size, self.num_leapfrog, generator
         )
         aim = self.target_acceptance or self.kernel.acceptance
