@@ -149,15 +149,17 @@ def _train_on_data(
     whole = any(member.data.whole)
     held_x = member.data.jitter(simulations.x[held], stream(seed, "held"))
     held_y, held_u = member.data(held_x)[0].float(), features[held]
+    train_mean = member.centre.fixed_mean(train_u)
+    held_mean = member.centre.fixed_mean(held_u)
 
     def loss(rows: Tensor, generator: Generator) -> Tensor:
         y = fixed[rows]
         if whole:
             y = member.data(member.data.jitter(train_x[rows], generator))[0].float()
-        return -member.whitened_log_prob(y, train_u[rows]).mean()
+        return -member.whitened_log_prob(y, train_u[rows], train_mean[rows]).mean()
 
     def validate() -> Tensor:
-        return -member.whitened_log_prob(held_y, held_u).mean()
+        return -member.whitened_log_prob(held_y, held_u, held_mean).mean()
 
     parameters = [*member.centre.parameters(), *_layer_parameters(member)]
     return train(parameters, loss, validate, simulations.schedule(), len(train_x), seed)
@@ -169,17 +171,19 @@ def _train_mean(
     """The Gaussian log-likelihood of signal plus unit noise, averaged over the noise exactly."""
     features, y = member.features(simulations.theta), signals.float()
     train_u, train_y = features[~held], y[~held]
+    train_mean = member.centre.fixed_mean(train_u)
+    held_mean = member.centre.fixed_mean(features[held])
 
-    def expected(u: Tensor, signal: Tensor) -> Tensor:
-        mean, log_scale = member.centre.moments(u)
+    def expected(u: Tensor, signal: Tensor, fixed: Tensor) -> Tensor:
+        mean, log_scale = member.centre.moments(u, fixed=fixed)
         missed = ((signal - mean).square() + 1) * (-2 * log_scale).exp()
         return (log_scale + 0.5 * missed).sum(1).mean()
 
     def loss(rows: Tensor, generator: Generator) -> Tensor:
-        return expected(train_u[rows], train_y[rows])
+        return expected(train_u[rows], train_y[rows], train_mean[rows])
 
     def validate() -> Tensor:
-        return expected(features[held], y[held])
+        return expected(features[held], y[held], held_mean)
 
     parameters = list(member.centre.parameters())
     return train(parameters, loss, validate, simulations.schedule(), len(train_u), seed)

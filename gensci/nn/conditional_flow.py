@@ -19,7 +19,7 @@ from gensci.core.registry import MODELS
 from gensci.nn.data_transform import DataTransform
 from gensci.nn.parameter_features import ParameterFeatures, Polynomial, farness
 
-KINDS = ("gaussian", "maf", "nsf", "mixed", "mixed2")
+KINDS = ("gaussian", "maf", "nsf")
 LARGEST_LOG_SCALE = 7.0
 
 
@@ -61,23 +61,40 @@ class Centre(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def moments(self, features: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(n, d) mean and logarithm of the scale; `hidden` is the trunk's, where it is at hand."""
+    def fixed_mean(self, features: Tensor) -> Tensor:
+        """(n, d) the part of the mean that is not trained."""
+        return self.polynomial(features) @ self.weights
+
+    def moments(
+        self, features: Tensor, hidden: Tensor | None = None, fixed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(n, d) mean and logarithm of the scale.
+
+        Args:
+            features: (n, k) of the parameters.
+            hidden: What the trunk makes of them, where it is at hand.
+            fixed: Their `fixed_mean`, where it is at hand: it costs more than the rest.
+        """
         hidden = self.trunk(features) if hidden is None else hidden
+        fixed = self.fixed_mean(features) if fixed is None else fixed
         shift, raw = self.head(hidden).chunk(2, 1)
         raw = LARGEST_LOG_SCALE * torch.tanh(raw / LARGEST_LOG_SCALE)
         log_growth = farness(features) * self.growth
-        mean = self.polynomial(features) @ self.weights + shift * self.spread * log_growth.exp()
+        mean = fixed + shift * self.spread * log_growth.exp()
         log_scale = raw + self.spread.log() + log_growth
         if self.unit_noise:  # the variances add
             log_scale = 0.5 * nn.functional.softplus(2 * log_scale)
         return mean, log_scale
 
     def inverse(
-        self, x: Tensor, features: Tensor, hidden: Tensor | None = None
+        self,
+        x: Tensor,
+        features: Tensor,
+        hidden: Tensor | None = None,
+        fixed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Data to noise, with log-determinants (n,)."""
-        mean, log_scale = self.moments(features, hidden)
+        mean, log_scale = self.moments(features, hidden, fixed)
         return (x - mean) * (-log_scale).exp(), -log_scale.sum(1)
 
     def forward(self, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,19 +182,28 @@ class ConditionalFlow(nn.Module):
         value = self.whitened_log_prob(y.float(), self.features(theta)).double() + log_det
         return torch.where(value.isnan(), -torch.inf, value)
 
-    def whitened_log_prob(self, y: Tensor, features: Tensor) -> Tensor:
-        """(n,) float32 log-densities of whitened data given features."""
+    def whitened_log_prob(self, y: Tensor, features: Tensor, fixed: Tensor | None = None) -> Tensor:
+        """(n,) log-densities of whitened data given features, in the type of the weights.
+
+        Args:
+            y: (n, dim) whitened data.
+            features: (n, k) of the parameters.
+            fixed: (n, dim) `centre.fixed_mean` of them, where it is at hand.
+        """
         hidden = self.centre.trunk(features)
-        residual, log_det = self.centre.inverse(y, features, hidden)
-        return self.residual_log_prob(residual, self._context(features, hidden)) + log_det
+        residual, log_det = self.centre.inverse(y, features, hidden, fixed)
+        return self.residual_log_prob(residual, self.context(features, hidden)) + log_det
 
     def residual_log_prob(self, residual: Tensor, context: Tensor | None = None) -> Tensor:
         """(n,) log-densities of data from which mean and scale are taken."""
         return self.flow.log_prob(residual, context)
 
-    def _context(self, features: Tensor, hidden: Tensor) -> Tensor | None:
+    def context(self, features: Tensor, hidden: Tensor | None = None) -> Tensor | None:
         """What the layers see of the parameters: the features and what the mean makes of them."""
-        return torch.cat((features, hidden), 1) if self.with_context else None
+        if not self.with_context:
+            return None
+        hidden = self.centre.trunk(features) if hidden is None else hidden
+        return torch.cat((features, hidden), 1)
 
     @torch.no_grad()
     def sample(self, theta: Tensor, generator: Generator) -> Tensor:
@@ -185,7 +211,7 @@ class ConditionalFlow(nn.Module):
         features = self.features(theta)
         z = torch.randn(len(theta), self.dim, generator=generator, device=generator.device)
         z = z.to(features.device)
-        context = self._context(features, self.centre.trunk(features))
+        context = self.context(features)
         for layer in self.flow.flows:
             z, _ = layer(z, context)
         return self.data.inverse(self.centre(z, features)[0])

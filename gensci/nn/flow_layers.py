@@ -1,4 +1,4 @@
-"""Layers of normalising flows: those of normflows, turned so that a density is one pass.
+"""Layers of normalising flows on the masked networks of normflows; a density is one pass.
 
 `inverse` goes from data to noise and is what a density needs: one pass of the network. `forward`
 goes from noise to data, coordinate by coordinate, and is needed only for draws. All layers start
@@ -9,43 +9,85 @@ from __future__ import annotations
 
 import torch
 from normflows.distributions import DiagGaussian
-from normflows.flows import AutoregressiveRationalQuadraticSpline, MaskedAffineAutoregressive
+from normflows.nets.made import MADE
 from torch import Tensor, nn
+
+from gensci.nn.splines import num_raw, spline
 
 LARGEST_LOG_SCALE = 4.0
 
 
-class MaskedAffine(MaskedAffineAutoregressive):
-    """Shift and scale of each coordinate by those before it (Papamakarios et al. 2017, 1705.07057).
+class Masked(nn.Module):
+    """Each coordinate shifted and scaled by those before it, then bent by a spline.
 
-    normflows bounds the scale by one, and its fast direction is that of draws; here the scale is
-    an exponential, so that a density may be narrower than its base, and the directions are swapped.
+    One network tells shift, scale and spline. It sees a constant before the first coordinate:
+    units of a masked network that see no coordinate at all do not exist otherwise, and the first
+    coordinate would not depend on the context.
+
+    Args:
+        dim: Number of coordinates.
+        hidden: Units of the network.
+        context: Number of features that the density depends on, None for none.
+        blocks: Residual blocks of the network.
+        bins: Of each spline; 0 for no splines.
+        tail_bound: Beyond which splines are the identity.
+
+    Reference: Papamakarios, Pavlakou and Murray (2017), arXiv:1705.07057 (shift and scale);
+        Durkan et al. (2019), arXiv:1906.04032 (splines).
     """
 
-    def __init__(self, dim: int, hidden: int, context: int | None, blocks: int) -> None:
-        super().__init__(dim, hidden, context, num_blocks=blocks, activation=nn.functional.silu)
-        nn.init.zeros_(self.autoregressive_net.final_layer.weight)
-        nn.init.zeros_(self.autoregressive_net.final_layer.bias)
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        context: int | None,
+        blocks: int,
+        bins: int = 0,
+        tail_bound: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.dim, self.bins, self.tail_bound = dim, bins, tail_bound
+        self.numbers = 2 + (num_raw(bins) if bins else 0)
+        self.network = MADE(
+            dim + 1, hidden, context, num_blocks=blocks, output_multiplier=self.numbers,
+            activation=nn.functional.silu,
+        )  # fmt: skip
+        nn.init.zeros_(self.network.final_layer.weight)
+        nn.init.zeros_(self.network.final_layer.bias)
 
-    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to noise in one pass; also the log-determinants (n,)."""
-        return MaskedAffineAutoregressive.forward(self, inputs, context)
+        shift, log_scale, raw = self._numbers(x, context, slice(0, self.dim))
+        z = (x - shift) * (-log_scale).exp()
+        log_det = -log_scale
+        if self.bins:
+            z, log_slope = spline(z, raw, self.tail_bound)
+            log_det = log_det + log_slope
+        return z, log_det.sum(1)
 
-    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise to data, one pass per coordinate; also the log-determinants (n,)."""
-        return MaskedAffineAutoregressive.inverse(self, inputs, context)
+        x, total = torch.zeros_like(z), z.new_zeros(len(z))
+        for i in range(self.dim):
+            column = slice(i, i + 1)
+            shift, log_scale, raw = self._numbers(x, context, column)
+            y = z[:, column]
+            if self.bins:
+                y, log_slope = spline(y, raw, self.tail_bound, inverse=True)
+                total = total + log_slope[:, 0]
+            y = y * log_scale.exp() + shift
+            total = total + log_scale[:, 0]
+            x = torch.cat((x[:, :i], y, x[:, i + 1 :]), 1)
+        return x, total
 
-    def _log_scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        raw, shift = parameters.view(len(parameters), -1, 2).unbind(-1)
-        return LARGEST_LOG_SCALE * torch.tanh(raw / LARGEST_LOG_SCALE), shift
-
-    def _elementwise_forward(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._log_scale_and_shift(parameters)
-        return inputs * log_scale.exp() + shift, log_scale.sum(1)
-
-    def _elementwise_inverse(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._log_scale_and_shift(parameters)
-        return (inputs - shift) * (-log_scale).exp(), -log_scale.sum(1)
+    def _numbers(
+        self, x: Tensor, context: Tensor | None, columns: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, k) shifts and logarithms of scales, (numbers, n, k) of the splines, of k columns."""
+        told = self.network(torch.cat((torch.zeros_like(x[:, :1]), x), 1), context)
+        told = told.view(len(x), self.dim + 1, -1)[:, 1:][:, columns].permute(2, 0, 1).contiguous()
+        log_scale = LARGEST_LOG_SCALE * torch.tanh(told[1] / LARGEST_LOG_SCALE)
+        return told[0], log_scale, told[2:]
 
 
 class Reordering(nn.Module):
@@ -71,18 +113,6 @@ class Reordering(nn.Module):
         return z[:, self.back], z.new_zeros(len(z))
 
 
-def spline(
-    dim: int, hidden: int, context: int | None, blocks: int, bins: int, tail_bound: float
-) -> nn.Module:
-    """A rational-quadratic spline per coordinate (Durkan et al. 2019, 1906.04032), of normflows.
-
-    Outside `tail_bound` it is the identity.
-    """
-    return AutoregressiveRationalQuadraticSpline(
-        dim, blocks, hidden, context, num_bins=bins, tail_bound=tail_bound, activation=nn.SiLU
-    )
-
-
 def layers(
     kind: str,
     dim: int,
@@ -97,7 +127,7 @@ def layers(
     """The layers of a flow, from noise to data.
 
     Args:
-        kind: `maf` (affine layers) or `nsf` (each followed by splines).
+        kind: `maf` (shift and scale) or `nsf` (splines too).
         dim: Number of coordinates.
         context: Number of features that the density depends on, None for none.
         number: Of layers.
@@ -110,13 +140,8 @@ def layers(
     for index in range(number):
         if index and dim > 1:
             found.append(Reordering(dim, swap=index % 2 == 1))
-        if (
-            kind == "nsf"
-            or (kind == "mixed" and index == 0)
-            or (kind == "mixed2" and index == number - 1)
-        ):
-            found.append(spline(dim, hidden, context, blocks, bins, tail_bound))
-        found.append(MaskedAffine(dim, hidden, context, blocks))
+        splines = bins if kind == "nsf" else 0
+        found.append(Masked(dim, hidden, context, blocks, splines, tail_bound))
     return found
 
 

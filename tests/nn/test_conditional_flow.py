@@ -69,7 +69,7 @@ def test_density_is_normalised(name):
 def test_draws_are_mapped_back_to_their_noise(name):
     model, theta = flow(name), parameters(6)
     features = model.features(theta)
-    context = features if model.with_context else None
+    context = model.context(features)
     z = torch.randn(6, 3, generator=stream(2, "z"))
     y, total = z, torch.zeros(6)
     for layer in model.flow.flows:
@@ -93,7 +93,7 @@ def test_density_agrees_with_the_jacobian(name):
     def noise(row, at):
         residual, _ = model.centre.inverse(row[None], at[None])
         for layer in reversed(model.flow.flows):
-            residual, _ = layer.inverse(residual, at[None] if model.with_context else None)
+            residual, _ = layer.inverse(residual, model.context(at[None]))
         return residual[0]
 
     for row, at in zip(y, features, strict=True):
@@ -102,6 +102,16 @@ def test_density_agrees_with_the_jacobian(name):
         expected = normal + torch.linalg.slogdet(jacobian).logabsdet
         found = model.whitened_log_prob(row[None], at[None])[0]
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+@each_flow
+def test_every_coordinate_depends_on_the_parameters_in_each_layer(name):
+    """The first too, which a masked network by itself leaves without context."""
+    model, z = flow(name), torch.zeros(2, 3)
+    context = model.context(torch.randn(2, model.features.num_features, generator=stream(6, "u")))
+    for layer in (layer for layer in model.flow.flows if hasattr(layer, "network")):
+        one, two = layer(z, context)[0]
+        assert bool((one != two).all()) == model.with_context
 
 
 @each_flow
