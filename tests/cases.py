@@ -96,6 +96,16 @@ CASES = [
         evidence=False,
         multimodal="double-well",
     ),
+    Case("hmc", "hmc", {"warmup": 100}, evidence=False, multimodal="double-well"),
+    Case("nuts", "nuts", {"warmup": 100}, evidence=False, multimodal="double-well"),
+    Case("slice", "slice", {"warmup": 30}, evidence=False, multimodal="double-well"),
+    Case(
+        "slice-differences",
+        "slice",
+        {"warmup": 30, "lines": "differences"},
+        evidence=False,
+        multimodal="double-well",
+    ),
     Case("tempering", "tempering", {"num_walkers": 32, "warmup": 50}),
     Case("tempering-stretch", "tempering", {"num_walkers": 20, "move": "stretch", "thinning": 4}),
 ]

@@ -1,6 +1,18 @@
 """Samplers: importing this package registers them, the decoders and the solvers by name."""
 
-from gensci.samplers import decoders, direct, importance, mcmc, smc, solvers, steering, tempering
+from gensci.samplers import (
+    decoders,
+    direct,
+    hmc,
+    importance,
+    mcmc,
+    nuts,
+    slice_sampling,
+    smc,
+    solvers,
+    steering,
+    tempering,
+)
 from gensci.samplers.base import MemoryStore, Sampler
 from gensci.samplers.settings import make_sampler
 
@@ -9,9 +21,12 @@ __all__ = [
     "Sampler",
     "decoders",
     "direct",
+    "hmc",
     "importance",
     "make_sampler",
     "mcmc",
+    "nuts",
+    "slice_sampling",
     "smc",
     "solvers",
     "steering",

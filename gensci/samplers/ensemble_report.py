@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from gensci.core.results import SampleSet
 from gensci.core.weights import LogZ
+from gensci.samplers.chain_report import join_chains, number_or_none
 from gensci.samplers.ensemble import Ensemble
 from gensci.samplers.flat import Layout, Space, worst_chain
 from gensci.samplers.ladder import evidence
@@ -55,7 +55,7 @@ def ensemble_result(
     )
     info = {
         name: torch.tensor([value], dtype=torch.float64)
-        for name, value in zip(SHARD_NUMBERS, (_number(v) for v in numbers), strict=True)
+        for name, value in zip(SHARD_NUMBERS, (number_or_none(v) for v in numbers), strict=True)
     }
     return SampleSet(
         layout.rows(state.kept[picked].reshape(-1, dim)[:n]),
@@ -67,11 +67,6 @@ def ensemble_result(
     )
 
 
-def _number(value: float) -> float:
-    """Return the value, or -1e300 for none: NaN would differ from itself when runs are compared."""
-    return value if math.isfinite(value) else -1e300
-
-
 def _constant(state: Ensemble) -> LogZ:
     if len(state.beta) == 1 or state.beta[-1] > 0.0:
         return LogZ(math.nan, math.nan)
@@ -80,11 +75,7 @@ def _constant(state: Ensemble) -> LogZ:
 
 def join_ensembles(shards: Sequence[SampleSet], sampler: str) -> SampleSet:
     """Return the rows of independent ensembles with the verdict on all of them."""
-    numbered, start = [], 0
-    for shard in shards:
-        numbered.append(replace(shard, chain=shard.chain + start))
-        start += int(shard.chain.max()) + 1
-    joined = SampleSet.concatenate(numbered)
+    joined = join_chains(shards)
     numbers = {name: joined.info.pop(name) for name in SHARD_NUMBERS}
     require_weight(joined, sampler)
     kept, rejected = drop_rejected(joined, torch.isfinite(joined.log_target))

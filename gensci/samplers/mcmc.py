@@ -15,6 +15,7 @@ from gensci.core.protocols import Tensors
 from gensci.core.registry import SAMPLERS
 from gensci.core.results import SampleSet, join_rows
 from gensci.samplers.base import Info, Sampler
+from gensci.samplers.chain_report import chain_table, join_chains
 from gensci.samplers.evaluate import Density, Draws, num_rows, take, wrapped
 from gensci.samplers.moves import (
     MOVES,
@@ -161,17 +162,13 @@ class Mcmc(Sampler):
 
     def finalize(self, shards: Sequence[SampleSet], generator: torch.Generator) -> SampleSet:
         """Return the rows of all shards; chains are numbered through."""
-        numbered, start = [], 0
-        for shard in shards:
-            numbered.append(replace(shard, chain=shard.chain + start))
-            start += int(shard.chain.max()) + 1
-        joined = SampleSet.concatenate(numbered)
+        joined = join_chains(shards)
         alive = torch.isfinite(joined.log_target)
         require_weight(joined, self.name)
         kept, rejected = drop_rejected(joined, alive)
         table = chain_table(joined.log_target, joined.chain)
         rhat, ess = split_rhat(table), chain_ess(table)
-        ess = ess if math.isfinite(ess) else float(start)
+        ess = ess if math.isfinite(ess) else float(joined.chain.max() + 1)
         report = verdict(
             ess=ess,
             ess_fraction=ess / len(joined),
@@ -254,14 +251,6 @@ def _keep(state: Chains) -> Chains:
 def _append(window: Tensors, x: Tensors, limit: int) -> Tensors:
     grown = join_rows([window, x]) if window else dict(x)
     return {name: value[-limit:] for name, value in grown.items()}
-
-
-def chain_table(values: torch.Tensor, chain: torch.Tensor) -> torch.Tensor:
-    """Return (draws, chains) values, cut to the draws that every chain has."""
-    order = torch.argsort(chain, stable=True)
-    counts = torch.bincount(chain)
-    columns = torch.split(values[order], counts.tolist())
-    return torch.stack([column[: int(counts.min())] for column in columns], dim=1)
 
 
 def _advice(rhat: float, ess: float) -> str:
