@@ -1,6 +1,7 @@
 """Massive black-hole binaries as LISA measures them: waveform, response, noise and frames.
 
-Batched in torch, float64, differentiable, on CPU or GPU; no LISA package is used. Units: ln of
+Batched in torch, float64, differentiable, on CPU or GPU; no LISA package is used, but lalsuite for
+higher modes. Units: ln of
 detector-frame solar masses, Mpc, rad, seconds, Hz; channels in fractional frequency.
 """
 
@@ -15,6 +16,7 @@ from .frames import (
     to_ssb_log_abs_det_jacobian,
 )
 from .frequencies import FrequencyError
+from .modes import HIGHER_MODES, MissingLalsuiteError, ModeError, strain_higher_modes
 from .noise import NOISE_MODELS, NoiseModelError, confusion_strain, psd
 from .parameters import PARAMETERS, PERIODS, UNITS, ParameterRangeError
 from .response import CHANNELS, ChannelError
@@ -24,6 +26,7 @@ __all__ = [
     "ARM_LENGTH",
     "CHANNELS",
     "DEFAULT_REFERENCE_TIME",
+    "HIGHER_MODES",
     "NOISE_MODELS",
     "PARAMETERS",
     "PERIODS",
@@ -32,6 +35,8 @@ __all__ = [
     "ChannelError",
     "FrameError",
     "FrequencyError",
+    "MissingLalsuiteError",
+    "ModeError",
     "NoiseModelError",
     "ParameterRangeError",
     "carrier",
@@ -39,6 +44,7 @@ __all__ = [
     "psd",
     "sky_images",
     "strain",
+    "strain_higher_modes",
     "strain_on_grid",
     "to_lisa",
     "to_lisa_log_abs_det_jacobian",
