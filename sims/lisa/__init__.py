@@ -6,6 +6,7 @@ detector-frame solar masses, Mpc, rad, seconds, Hz; channels in fractional frequ
 """
 
 from .constants import ARM_LENGTH, YEAR
+from .errors import LisaError
 from .frames import (
     DEFAULT_REFERENCE_TIME,
     FrameError,
@@ -35,6 +36,7 @@ __all__ = [
     "ChannelError",
     "FrameError",
     "FrequencyError",
+    "LisaError",
     "MissingLalsuiteError",
     "ModeError",
     "NoiseModelError",

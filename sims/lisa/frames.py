@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .constants import AU_SECONDS, ORBITAL_FREQUENCY, TILT, YEAR
+from .errors import LisaError
 from .parameters import PARAMETERS, as_rows
 
 DEFAULT_REFERENCE_TIME = 0.5 * YEAR
@@ -32,7 +33,7 @@ _COS_TILT, _SIN_TILT = math.cos(TILT), math.sin(TILT)
 _ROUNDS = 5
 
 
-class FrameError(ValueError):
+class FrameError(LisaError):
     """The frame is neither "lisa" nor "ssb", or its reference time not finite."""
 
 

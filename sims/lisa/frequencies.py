@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .errors import LisaError
 
-class FrequencyError(ValueError):
+
+class FrequencyError(LisaError):
     """The frequencies are not positive and finite, or of a shape that does not fit theta."""
 
 

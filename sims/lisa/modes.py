@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .constants import MEGAPARSEC_SECONDS, SOLAR_MASS_SECONDS
+from .errors import LisaError
 from .frames import DEFAULT_REFERENCE_TIME, in_ssb
 from .frequencies import FrequencyError, beside
 from .harmonics import pair
@@ -67,8 +68,10 @@ class _Binary:
 class MissingLalsuiteError(ImportError):
     """lalsuite is not installed."""
 
+    exit_status = 1
 
-class ModeError(ValueError):
+
+class ModeError(LisaError):
     """A mode or a calibration that IMRPhenomXHM does not have."""
 
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from .constants import ARM_SECONDS, LIGHT_SPEED
+from .errors import LisaError
 from .frequencies import positive
 from .response import checked_channels
 
 TWO_PI = 2.0 * math.pi
 
 
-class NoiseModelError(ValueError):
+class NoiseModelError(LisaError):
     """The noise model is unknown, or the years observed are outside the fit."""
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .errors import LisaError
+
 PARAMETERS = (
     "ln_chirp_mass",
     "mass_ratio",
@@ -47,7 +49,7 @@ _RANGES = {
 }
 
 
-class ParameterRangeError(ValueError):
+class ParameterRangeError(LisaError):
     """A parameter is not finite, or outside the range where the waveform has a meaning."""
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from .constants import ARM_SECONDS, AU_SECONDS, ORBITAL_FREQUENCY
+from .errors import LisaError
 from .parameters import Columns
 
 CHANNELS = "AET"
@@ -40,7 +41,7 @@ _ODD = {"A": (1.0, 0.0, -1.0), "E": (-1.0, 2.0, -1.0), "T": (2.0, 2.0, 2.0)}
 _NORM = {"A": 1.0 / math.sqrt(2.0), "E": 1.0 / math.sqrt(6.0), "T": 1.0 / _ROOT3}
 
 
-class ChannelError(ValueError):
+class ChannelError(LisaError):
     """The channels are not an ordered choice from A, E and T, or the TDI generation not 1 or 2."""
 
 

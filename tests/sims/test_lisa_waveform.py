@@ -250,6 +250,7 @@ def test_unphysical_parameters_are_named(column, value, words):
     with pytest.raises(lisa.ParameterRangeError, match=words) as error:
         lisa.strain(theta, lisa_cases.band(8))
     assert "row 1" in str(error.value)
+    assert error.value.exit_status == 2
     assert "\n" not in str(error.value)
     h = lisa.strain(theta, lisa_cases.band(8), check=False)
     assert torch.isnan(h[1].real).all()
@@ -308,6 +309,18 @@ def test_no_lisa_package_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("frame", ["lisa", "ssb"])
+def test_no_tensor_stays_behind_on_the_cpu(frame):
+    """Tensors without storage meet no others: what would fail on a GPU fails here."""
+    theta, f = lisa_cases.binaries(5).to("meta"), lisa_cases.band(8).to("meta")
+    pieces = waveform._pieces(theta, f, waveform._Settings(frame, 0.0, 2, "AET"))
+    assert pieces.transfer.is_meta and pieces.phase.is_meta
+    assert waveform._in_band(f, pieces.mass, pieces.time, 1e5).is_meta
+    assert lisa.sky_images(theta).is_meta
+    assert lisa.to_lisa_log_abs_det_jacobian(theta).is_meta
+    assert lisa.noise._science(f, f, lisa.NOISE_MODELS["SciRDv1"], None).is_meta
 
 
 @needs_gpu
