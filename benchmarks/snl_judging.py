@@ -1,23 +1,23 @@
-"""How bench_snl judges draws: the benchmark's classifier test and chains on the exact likelihood.
+"""Whether our simulators are the benchmark's: chains on the exact likelihood against its draws.
 
     python benchmarks/snl_judging.py                  # all tasks, observation 1
     python benchmarks/snl_judging.py --tasks two_moons,sir --observations 1,2
 
-Run as a script it shows that our simulators are the benchmark's: chains on our likelihood, started
-from half of the reference draws, must stay indistinguishable from the other half.
+Chains on our likelihood, started from half of the reference draws, must stay indistinguishable from
+the other half.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from collections.abc import Callable
 
 import torch
 
 from gensci.core.priors import Prior
 from gensci.core.random import stream
+from gensci.metrics.classifier import c2st
 from gensci.sims.inference_tasks import (
     TASKS,
     InferenceTask,
@@ -25,38 +25,6 @@ from gensci.sims.inference_tasks import (
     load_reference,
     load_task,
 )
-
-
-def c2st(reference: torch.Tensor, draws: torch.Tensor, seed: int = 1, folds: int = 5) -> float:
-    """Cross-validated accuracy of a classifier that tells draws from reference draws; 0.5 is best.
-
-    The settings are those of sbibm (Lueckmann et al. 2021, arXiv:2101.04653): coordinates scaled
-    by the reference's mean and standard deviation, scikit-learn's multilayer perceptron with two
-    layers of ten units per dimension, five shuffled folds.
-
-    Args:
-        reference: (n, d).
-        draws: (m, d); the benchmark takes n = m = 10,000.
-        seed: of the folds and of the network.
-        folds: number of folds.
-    """
-    from sklearn.model_selection import KFold, cross_val_score
-    from sklearn.neural_network import MLPClassifier
-
-    # single precision before scaling, as the benchmark holds its draws
-    reference, draws = reference.float(), draws.float()
-    mean, std = reference.mean(0), reference.std(0)
-    points = torch.cat([(reference - mean) / std, (draws - mean) / std]).numpy()
-    labels = torch.cat([torch.zeros(len(reference)), torch.ones(len(draws))]).numpy()
-    units = 10 * reference.shape[1]
-    network = MLPClassifier(
-        activation="relu", hidden_layer_sizes=(units, units), max_iter=10_000, solver="adam",
-        random_state=seed,
-    )  # fmt: skip
-    split = KFold(n_splits=folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(cross_val_score(network, points, labels, cv=split, scoring="accuracy").mean())
 
 
 def task_prior(task: InferenceTask) -> Prior:
