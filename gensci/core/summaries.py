@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -56,3 +57,26 @@ def draw_summaries(
     """Summaries (n, dim) of cached signals (n, ...) under fresh noise; no simulator calls."""
     raw = signal + summary.noise(len(signal), generator).to(signal)
     return summary.compress(raw) if isinstance(summary, NonlinearSummary) else raw
+
+
+class WhiteLikelihood:
+    """The exact log-likelihood of a summary whose noise is independent unit normals.
+
+    Args:
+        summary: one whose `noise` is white, so that no density has to be learned.
+    """
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary = summary
+        self._data = summary.data()
+
+    @property
+    def calls(self) -> int:
+        """Simulator calls spent so far."""
+        return self.summary.calls
+
+    def __call__(self, theta: torch.Tensor) -> torch.Tensor:
+        """The (n,) log-likelihoods in nats, normalised over the data; n simulator calls."""
+        residual = self._data - self.summary.signal(theta)
+        constant = 0.5 * self.summary.dim * math.log(2 * math.pi)
+        return -0.5 * residual.square().sum(1) - constant

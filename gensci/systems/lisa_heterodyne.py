@@ -82,6 +82,13 @@ class Heterodyne:
         lower = self._lower.to(sums.dtype)
         return torch.linalg.solve_triangular(lower, sums[..., None], upper=False)[..., 0]
 
+    def rows(self, channel: int) -> Tensor:
+        """The (K, M) factors on a channel's data that `project` sums over the grid."""
+        unit = torch.eye(self.basis.size, dtype=torch.float64)
+        inverse = torch.linalg.solve_triangular(self._lower[channel], unit, upper=False)
+        factors = self._whitened[channel].conj() * self._whitening[channel]
+        return self.basis.interpolate(inverse) * factors
+
     def spectrum(self, values: Tensor) -> Tensor:
         """The (..., c, M) channels on the whole grid that node values (..., c, K) stand for."""
         return self.basis.interpolate(values) * self.carrier

@@ -145,8 +145,16 @@ class Glitches(NoiseKind):
     def pulses(self, n: int, setting: Setting, generator: torch.Generator) -> Tensor:
         """Fourier transforms (n, M) of `n` pulses, each of SNR one against the first channel."""
         draws = torch.rand(n, 2, generator=generator, dtype=torch.float64)
-        arrival = self.begin + (self.end - self.begin) * draws[:, :1]
-        decay = self.min_decay * (self.max_decay / self.min_decay) ** draws[:, 1:]
+        arrival = self.begin + (self.end - self.begin) * draws[:, 0]
+        return self.spectra(arrival, self.decays(draws[:, 1]), setting)
+
+    def decays(self, share: Tensor) -> Tensor:
+        """The tau (n,) below which a given share (n,) of glitches lies, s."""
+        return self.min_decay * (self.max_decay / self.min_decay) ** share
+
+    def spectra(self, arrival: Tensor, decay: Tensor, setting: Setting) -> Tensor:
+        """Fourier transforms (n, M) of pulses of given arrivals (n,) and tau (n,), of SNR one."""
+        arrival, decay = arrival[:, None], decay[:, None]
         frequencies = setting.frequencies()
         # The transform of (t / tau) exp(-t / tau) from t = 0 is tau / (1 - 2 pi i f tau)^2.
         angle = 2 * math.pi * frequencies

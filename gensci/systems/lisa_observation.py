@@ -155,7 +155,12 @@ def make_observation(problem: Problem, seed: int | None = None) -> Observation:
 
 
 def inject(problem: Problem, theta: Tensor, seed: int) -> Observation:
-    """Observe a binary (11,) of your choice as `problem` observes its own."""
+    """Observe a binary (11,) of your choice as `problem` observes its own; one waveform call.
+
+    Raises:
+        UsageError: a parameter is outside the prior.
+    """
+    problem.prior.check_inside(theta[None])
     setting = problem.setting
     signal = setting.strain(theta[None], setting.frequencies())[0]
     generator = stream(seed, "lisa", "noise")

@@ -13,7 +13,8 @@ from torch import Tensor
 from gensci.core.errors import UsageError
 from gensci.core.priors import Prior
 from gensci.core.registry import did_you_mean, normalise_name
-from gensci.sims.lisa import PARAMETERS
+from gensci.sims.lisa import PARAMETERS, ParameterRangeError
+from gensci.sims.lisa.parameters import checked
 from gensci.systems.lisa_noise import NoiseKind, noise_kind
 from gensci.systems.lisa_setting import Setting
 
@@ -63,7 +64,8 @@ def problem_from_json(description: dict[str, Any]) -> Problem:
     """Build a problem from its description; see the JSON files for the keys.
 
     Raises:
-        UsageError: a key is missing, or the truth lies outside the prior.
+        UsageError: a key is missing, the truth lies outside the prior, or the prior is wider than
+            the physical range.
     """
     try:
         truth, snr = description["truth"], float(description["snr"])
@@ -85,5 +87,21 @@ def problem_from_json(description: dict[str, Any]) -> Problem:
         raise UsageError(
             f"the prior's names are {', '.join(prior.names)}", f"name {', '.join(PARAMETERS)}"
         )
+    _check_physical(prior)
     prior.check_inside(values)
     return problem
+
+
+def _check_physical(prior: Prior) -> None:
+    """Refuse bounds at which there is no waveform.
+
+    Raises:
+        UsageError: the parameter, its bound and its physical range.
+    """
+    if not prior.bounds.isfinite().all():
+        return  # no bound to check; a draw that has no waveform says so itself
+    try:
+        checked(prior.bounds.T)
+    except ParameterRangeError as error:
+        fault = str(error).removeprefix("theta: ").split(";")[0]
+        raise UsageError(f"the prior reaches {fault}", "narrow the prior") from error

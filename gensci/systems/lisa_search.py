@@ -3,7 +3,8 @@
 Masses, spins and time come first, by differential evolution (Storn & Price 1997) of a statistic in
 which each channel has a free complex amplitude. Then the sky: at each position distance,
 inclination, phase and polarisation follow from two linear amplitudes (Jaranowski, Krolak & Schutz
-1998, arXiv gr-qc/9804014). Levenberg's damped least squares finishes. Every waveform is counted.
+1998, arXiv gr-qc/9804014). Damped least squares finishes, from several skies that look alike. Every
+waveform is counted.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import torch
 from torch import Tensor
 
 from gensci.core.priors import Prior
+from gensci.sims.lisa import sky_images, to_lisa, to_ssb
 from gensci.systems.lisa_heterodyne import Heterodyne, slopes
 from gensci.systems.lisa_likelihood import HeterodynedLikelihood
 from gensci.systems.lisa_observation import Observation
 
-_COARSE = 512
+_COARSE, _FINE = 512, 128  # nodes
+_LEVELS = torch.tensor([1e-2, 0.1, 1.0, 10.0], dtype=torch.float64)
+_PROBE, _MOST_BEND = 0.1, 0.75
+_GAIN, _IDLE = 1e-4, 2  # nats below which a step is idle, and idle steps that end a descent
 _TIMES = 241
 _DISTANCE, _COS, _PHASE, _LONGITUDE, _SINE, _POLARISATION, _TIME = 4, 5, 6, 7, 8, 9, 10
 _AMPLITUDES = (_DISTANCE, _COS, _PHASE, _POLARISATION)
@@ -32,7 +37,7 @@ def find_reference(
     population: int = 40,
     generations: int = 15,
     skies: int = 200,
-    starts: int = 3,
+    starts: int = 2,
 ) -> tuple[Tensor, int]:
     """Find the most likely point without knowing the truth.
 
@@ -43,23 +48,39 @@ def find_reference(
         population: points of the evolution.
         generations: of the evolution.
         skies: positions tried, two waveforms each.
-        starts: skies from which the last descent begins.
+        starts: skies from which a descent begins, and images of the best point from which another.
 
     Returns:
-        (11,) the best point and the number of waveforms spent.
+        (11,) the best point and the number of waveforms spent: about 2,200 with these settings.
     """
     centre = prior.bounds.mean(1)
     coarse = Heterodyne(observation, centre, _COARSE)
     data = coarse.project(observation.data)
     source = _evolve(coarse, data, prior, generator, population, generations)
     candidates = _skies(coarse, data, prior, source, skies)[:starts]
-    calls, best, highest = coarse.calls, source, -math.inf
-    for start in candidates:
-        theta, value, spent = descend(observation, prior, start)
-        calls += spent
-        if value > highest:
-            best, highest = theta, value
-    return best, calls
+    descents = [descend(observation, prior, start, rounds=1) for start in candidates]
+    best = max(descents, key=lambda descent: descent[1])
+    others, calls = _images(observation, prior, best[0], starts)
+    descents += [descend(observation, prior, start, rounds=1) for start in others]
+    best = max(descents, key=lambda descent: descent[1])
+    theta, _, spent = descend(observation, prior, best[0])
+    return theta, coarse.calls + calls + spent + sum(descent[2] for descent in descents)
+
+
+def _images(
+    observation: Observation, prior: Prior, theta: Tensor, number: int
+) -> tuple[Tensor, int]:
+    """The likeliest other skies that look alike at low frequency, and the waveforms spent."""
+    setting = observation.setting
+    if setting.frame == "lisa":
+        images = sky_images(theta[None])[1:, 0]
+    else:
+        local = sky_images(to_lisa(theta[None], setting.t_ref))[1:, 0]
+        images = to_ssb(local, setting.t_ref)
+    images = _inside(prior, images)
+    likelihood = HeterodynedLikelihood(observation, theta, _FINE)
+    order = likelihood(images).argsort(descending=True)
+    return images[order[:number]], likelihood.calls
 
 
 def _evolve(
@@ -144,38 +165,56 @@ def _skies(coarse: Heterodyne, data: Tensor, prior: Prior, source: Tensor, numbe
 
 
 def descend(
-    observation: Observation, prior: Prior, start: Tensor, *, rounds: int = 2, steps: int = 8
+    observation: Observation, prior: Prior, start: Tensor, *, rounds: int = 2, steps: int = 12
 ) -> tuple[Tensor, float, int]:
-    """Damped least squares (Levenberg 1944) from a point, the reference renewed every round.
+    """Damped least squares from a point, the reference renewed every round.
+
+    Steps bend along the valley of distance, inclination and sky (geodesic acceleration, Transtrum &
+    Sethna 2012, arXiv 1201.5885); without that they crawl.
 
     Returns:
         (11,) the point, its log-likelihood in nats, and the waveforms spent.
     """
     theta, calls, value = start, 0, -math.inf
     for _ in range(rounds):
-        likelihood = HeterodynedLikelihood(observation, theta, 128)
-        damping = 1e-3
+        likelihood = HeterodynedLikelihood(observation, theta, _FINE)
+        damping, idle = 1e-3, 0
         value = float(likelihood(theta[None])[0])
         for _ in range(steps):
-            residual = likelihood.residual(theta[None])[0]
-            slope = slopes(likelihood.residual, theta)
-            likelihood.heterodyne.calls += len(theta) - 1
-            scale = slope.norm(dim=0).clamp(min=1e-12)
-            normal = (slope / scale).T @ (slope / scale)
-            pull = (slope / scale).T @ residual
-            levels = damping * torch.tensor([0.1, 1.0, 10.0, 1e3], dtype=torch.float64)
-            unit = torch.eye(len(theta), dtype=torch.float64)
-            moves = [torch.linalg.solve(normal + level * unit, pull) / scale for level in levels]
-            trials = _inside(prior, theta - torch.stack(moves))
+            trials = _bent_steps(likelihood, prior, theta, damping)
             found = likelihood(trials)
             place = int(found.argmax())
-            if not float(found[place]) > value + 1e-6:
-                damping *= 1e3
-                continue
-            damping = float(levels[place].clamp(min=1e-9))
-            theta, value = trials[place], float(found[place])
+            gain = float(found[place]) - value
+            idle = 0 if gain > _GAIN else idle + 1
+            damping *= float(_LEVELS[place % len(_LEVELS)]) if gain > 0 else 1e3
+            damping = max(damping, 1e-9)
+            if gain > 0:
+                theta, value = trials[place], value + gain
+            if idle == _IDLE:
+                break
         calls += likelihood.calls
     return theta, value, calls
+
+
+def _bent_steps(
+    likelihood: HeterodynedLikelihood, prior: Prior, theta: Tensor, damping: float
+) -> Tensor:
+    """Points (8, 11) to go to: four levels of damping, straight and bent; 16 waveforms."""
+    residual = likelihood.residual(theta[None])
+    slope = slopes(likelihood.residual, theta)
+    likelihood.heterodyne.calls += len(theta) - 1
+    scale = slope.norm(dim=0).clamp(min=1e-12)
+    unit = slope / scale
+    levels = damping * _LEVELS[:, None, None] * torch.eye(len(theta), dtype=theta.dtype)
+    inverse = torch.linalg.inv(unit.T @ unit + levels)
+    straight = -(inverse @ (unit.T @ residual[0]))
+    ahead = likelihood.residual(_inside(prior, theta + _PROBE * straight / scale))
+    curvature = 2 / _PROBE * ((ahead - residual) / _PROBE - straight @ unit.T)
+    bend = -0.5 * (inverse @ (curvature @ unit)[..., None])[..., 0]
+    # A bend as large as the step itself is beyond the second order that it comes from.
+    share = bend.norm(dim=1) / straight.norm(dim=1).clamp(min=1e-300)
+    bend = bend * (_MOST_BEND / share.clamp(min=_MOST_BEND))[:, None]
+    return _inside(prior, theta + torch.cat([straight, straight + bend]) / scale)
 
 
 def _inside(prior: Prior, theta: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gensci.core.errors import UsageError
-from gensci.sims.lisa import carrier, psd, strain
+from gensci.sims.lisa import LisaError, carrier, psd, strain
 
 _EDGE = 1e-9  # a grid point this close to an edge, in bins, is inside
 
@@ -35,7 +35,8 @@ class Setting:
         t_ref: epoch at which LISA's frame is taken and from which time is counted, s.
 
     Raises:
-        UsageError: no grid point lies between f_min and f_max, or the frame or tdi is unknown.
+        UsageError: no grid point lies between f_min and f_max, or the frame, the noise model, the
+            channels or tdi are unknown.
     """
 
     f_min: float
@@ -49,6 +50,9 @@ class Setting:
     t_ref: float = 15_779_074.8817728
 
     def __post_init__(self) -> None:
+        for name in ("f_min", "f_max", "duration", "t_ref"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise UsageError(f"{name} is {getattr(self, name)!r}", "give a number")
         if not (0 < self.f_min < self.f_max < math.inf and self.duration > 0):
             raise UsageError(
                 f"a band from {self.f_min} to {self.f_max} Hz over {self.duration} s",
@@ -56,8 +60,12 @@ class Setting:
             )
         if self.frame not in ("lisa", "ssb"):
             raise UsageError(f"frame {self.frame!r}", "choose lisa or ssb")
-        if not self.channels or set(self.channels) - set("AET"):
+        if set(self.channels) - set("AET") or len(set(self.channels)) != max(1, len(self.channels)):
             raise UsageError(f"channels {self.channels!r}", "choose from A, E and T, as AE")
+        try:
+            self.psd(torch.tensor([self.f_min], dtype=torch.float64))
+        except LisaError as error:
+            raise UsageError(str(error)) from error
         if self.last_bin < self.first_bin:
             raise UsageError("the band holds no frequency of the grid", "widen it")
 

@@ -5,10 +5,11 @@ import torch
 
 from gensci.core.errors import UsageError
 from gensci.systems.lisa_heterodyne import slopes
+from gensci.systems.lisa_information import information_lost
 from gensci.systems.lisa_likelihood import FullLikelihood, HeterodynedLikelihood, fold, phase_images
 from gensci.systems.lisa_observation import Observation, load_observation, make_observation
 from gensci.systems.lisa_problem import PROBLEMS, load_problem
-from gensci.systems.lisa_summaries import HeterodynedBins, ScoreCompression, information_lost
+from gensci.systems.lisa_summaries import HeterodynedBins, ScoreCompression
 
 
 def near(problem, observation, n):
