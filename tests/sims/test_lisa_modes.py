@@ -9,7 +9,7 @@ import torch
 
 from gensci.sims import lisa
 from gensci.sims.lisa import modes
-from gensci.sims.lisa.harmonics import harmonic
+from gensci.sims.lisa.harmonics import harmonic, pair
 from gensci.sims.lisa.parameters import columns
 from gensci.sims.lisa.phenomd import mode22
 
@@ -41,6 +41,17 @@ def test_harmonics_equal_lalsuite():
         other = [lal.SpinWeightedSphericalHarmonic(a, p, -2, *mode) for a, p in places]
         other = torch.tensor(other, dtype=torch.complex128)
         torch.testing.assert_close(harmonic(*mode, cosine, phase), other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", modes.HIGHER_MODES)
+def test_the_mirror_image_is_the_mode_seen_from_below(mode):
+    cosine = torch.linspace(-0.99, 0.99, 20, dtype=torch.float64)
+    phase = torch.linspace(0.0, 6.0, 20, dtype=torch.float64)
+    right, left = pair(*mode, cosine, phase)
+    torch.testing.assert_close(left, harmonic(*mode, -cosine, phase), rtol=0, atol=1e-13)
+    if mode == (2, 2):
+        exact = math.sqrt(5 / (64 * math.pi)) * (1 + cosine) ** 2 * torch.exp(2j * phase)
+        torch.testing.assert_close(right, exact, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("tdi", [1, 2])
