@@ -32,11 +32,11 @@ class LikelihoodSettings:
     """Sizes of the networks and length of the training.
 
     Args:
-        kind: `nsf`, `maf` or `gaussian`.
+        kind: `nsf`, `maf`, `gaussian`, or `mixture` for noise with bursts.
         layers: Masked layers.
         hidden: Units of each masked network.
         blocks: Residual blocks of each.
-        bins: Of each spline.
+        bins: Of each spline; components of each mixture.
         mean_hidden: Units of the network of the mean.
         degree: Highest degree of the polynomial of the mean.
         members: Networks in the ensemble.

@@ -19,7 +19,7 @@ from gensci.core.registry import MODELS
 from gensci.nn.data_transform import DataTransform
 from gensci.nn.parameter_features import ParameterFeatures, Polynomial, farness
 
-KINDS = ("gaussian", "maf", "nsf")
+KINDS = ("gaussian", "maf", "nsf", "mixture")
 LARGEST_LOG_SCALE = 7.0
 
 
@@ -110,11 +110,11 @@ class ConditionalFlow(nn.Module):
     Args:
         dim: Number of data.
         num_parameters: Columns of theta.
-        kind: `gaussian` (no layers), `maf` or `nsf`.
+        kind: `gaussian` (no layers), `maf`, `nsf`, or `mixture` (no layers, see `MaskedMixture`).
         layers: Number of masked layers.
         hidden: Units of the masked networks.
         blocks: Residual blocks of each.
-        bins: Of each spline.
+        bins: Of each spline; components of each mixture.
         tail_bound: Beyond which splines are the identity, in units of the scale.
         mean_hidden: Units of the network of the mean.
         degree: Of the polynomial of the mean.
@@ -167,10 +167,10 @@ class ConditionalFlow(nn.Module):
             torch.manual_seed(seed)
             self.centre = Centre(dim, self.features.num_features, degree, mean_hidden, unit_noise)
             chain = flow_layers.layers(
-                kind, dim, context, number=0 if kind == "gaussian" else layers, hidden=hidden,
+                kind, dim, context, number=layers if kind in ("maf", "nsf") else 0, hidden=hidden,
                 blocks=blocks, bins=bins, tail_bound=tail_bound,
             )  # fmt: skip
-        base = flow_layers.standard_normal(dim)
+            base = flow_layers.base(kind, dim, hidden, context, blocks, bins)
         self.flow = normflows.ConditionalNormalizingFlow(base, chain)
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
@@ -209,9 +209,8 @@ class ConditionalFlow(nn.Module):
     def sample(self, theta: Tensor, generator: Generator) -> Tensor:
         """(n, dim) float64 data, one row for each row of parameters."""
         features = self.features(theta)
-        z = torch.randn(len(theta), self.dim, generator=generator, device=generator.device)
-        z = z.to(features.device)
         context = self.context(features)
+        z = self.flow.q0.draw(len(theta), generator, context)
         for layer in self.flow.flows:
             z, _ = layer(z, context)
         return self.data.inverse(self.centre(z, features)[0])

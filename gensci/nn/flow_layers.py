@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from normflows.distributions import DiagGaussian
 from normflows.nets.made import MADE
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from gensci.nn.masked_mixture import MaskedMixture
 from gensci.nn.splines import num_raw, spline
 
 LARGEST_LOG_SCALE = 4.0
@@ -145,6 +146,28 @@ def layers(
     return found
 
 
+class StandardNormal(DiagGaussian):
+    """What layers turn into data."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, trainable=False)
+        self.dim = dim
+
+    def draw(self, n: int, generator: Generator, context: Tensor | None = None) -> Tensor:
+        """Draw (n, dim) noise."""
+        z = torch.randn(n, self.dim, generator=generator, device=generator.device)
+        return z.to(self.loc.device)
+
+
+def base(
+    kind: str, dim: int, hidden: int, context: int | None, blocks: int, components: int
+) -> nn.Module:
+    """What the layers start from: standard normals, or the whole density of a `mixture`."""
+    if kind == "mixture":
+        return MaskedMixture(dim, hidden, context, blocks, components)
+    return StandardNormal(dim)
+
+
 def standard_normal(dim: int) -> nn.Module:
-    """The base of all flows."""
-    return DiagGaussian(dim, trainable=False)
+    """The base of the flows of `ProposalNetwork`."""
+    return StandardNormal(dim)

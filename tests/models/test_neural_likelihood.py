@@ -92,9 +92,10 @@ def test_noise_that_is_correlated_and_shifted_is_whitened():
     assert (found.log_prob(x, test) - law.log_prob(x)).abs().mean() < 0.1
 
 
-def test_bursts_are_learned_where_a_gaussian_fails():
+@pytest.mark.parametrize(("kind", "share"), [("nsf", 0.3), ("mixture", 0.1)])
+def test_bursts_are_learned_where_a_gaussian_fails(kind, share):
     theta = draws(400, 2, "theta")
-    settings = LikelihoodSettings(kind="nsf", layers=1, hidden=24, steps=350)
+    settings = LikelihoodSettings(kind=kind, layers=1, hidden=24, steps=350)
     found = NeuralLikelihood.fit(theta, curved(theta), noise=bursts, settings=settings)
     assert found.report["noise"] == "learned"
     test = draws(2000, 2, "test")
@@ -102,7 +103,7 @@ def test_bursts_are_learned_where_a_gaussian_fails():
     gap = bursts_log_density(noise) - found.log_prob(curved(test) + noise, test)
     variance = 0.8 + 0.2 * 100
     gaussian = -0.5 * noise.square().sum(1) / variance - 1.5 * math.log(math.tau * variance)
-    assert gap.mean() < 0.3 * (bursts_log_density(noise) - gaussian).mean()
+    assert gap.mean() < share * (bursts_log_density(noise) - gaussian).mean()
 
 
 def test_a_simulator_whose_spread_depends_on_theta():
