@@ -4,6 +4,7 @@ The public names are imported when they are first used, so that `import gensci` 
 
     samples = gensci.sample("AA", num_samples=2000, sampler="importance", seed=0)
     samples = gensci.load("results/AA")
+    posterior = gensci.infer(simulate, prior, observation, rounds=4, simulations=1000, seed=0)
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "SampleSet": "gensci.core.results:SampleSet",
+    "infer": "gensci.commands.inferring:infer",
     "load": "gensci.io.trajectories:load_run",
     "resolve": "gensci.systems.resolve:resolve",
     "sample": "gensci.commands.sampling:sample_system",
 }
-__all__ = ["SampleSet", "__version__", "load", "resolve", "sample"]
+__all__ = ["SampleSet", "__version__", "infer", "load", "resolve", "sample"]
 
 
 def __getattr__(name: str) -> Any:

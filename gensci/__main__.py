@@ -12,6 +12,7 @@ from typing import Any
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("gensci.commands.sample:run_sample", "draw weighted samples of a system"),
+    "infer": ("gensci.commands.infer:run_infer", "posterior of a simulator or a LISA observation"),
     "simulate": ("gensci.commands.simulate:simulate", "molecular dynamics: makes training data"),
     "evaluate": (
         "gensci.commands.evaluate:evaluate",

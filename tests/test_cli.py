@@ -213,7 +213,7 @@ BAD = {
     "empty system": (["sample", "--system", ""], 2, "--system is empty"),
     "empty peptide": (["sample", "--system", "peptide:"], 2, "no residues"),
     "ambiguous": (["sample", "--system", "CN"], 2, "--system peptide:CN"),
-    "to come": (["sample", "--system", "mbhb"], 2, "not available yet"),
+    "no such binary": (["sample", "--system", "lisa:emri"], 2, "write it like lisa:mbhb"),
     "wrong case": (["sample", "--system", "TIO2"], 2, "did you mean TiO2"),
     "not a crystal": (["sample", "--system", "crystal:Xx2"], 2, "unknown element 'Xx'"),
     "two readings of a cell": (

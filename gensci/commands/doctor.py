@@ -10,7 +10,7 @@ import shutil
 PACKAGES = (
     "torch", "numpy", "safetensors", "jsonargparse", "openmm", "mdtraj", "pytorch-lightning",
     "normflows", "e3nn", "matplotlib", "rdkit", "pymatgen", "ase", "smact", "chgnet", "arviz",
-    "dask", "triton",
+    "corner", "h5py", "lalsuite", "dask", "triton",
 )  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def doctor() -> int:
     print(f"threads           {torch.get_num_threads()} of {_cores()} cores")
     print(f"compiler          {shutil.which('cc') or 'none found (energies by torch, slower)'}")
     _show_kernels()
+    print(f"posteriors        {_posteriors()}")
     problems = [*_check_checkpoints(), *_check_peptides()]
     for problem in problems:
         print(f"problem           {problem}")
@@ -82,7 +83,8 @@ def _check_checkpoints() -> list[str]:
         else:
             print(f"checkpoint        {name} verified ({folder})")
     found = list_checkpoints()
-    defaults = dict.fromkeys(SYSTEMS.metadata(name).get("checkpoint") for name in SYSTEMS)
+    rows = [SYSTEMS.metadata(name) for name in SYSTEMS]
+    defaults = dict.fromkeys(row.get("checkpoint") for row in rows if not row.get("optional"))
     problems += [
         f"the default checkpoint {default} is missing; install gensci again, or name another "
         "by --checkpoint (`gensci train` and `gensci convert` make some)"
@@ -90,6 +92,15 @@ def _check_checkpoints() -> list[str]:
         if default and default not in found
     ]
     return problems
+
+
+def _posteriors() -> str:
+    """Whether `gensci infer` has what it needs."""
+    needed = ("normflows", "arviz", "h5py", "scipy", "corner", "matplotlib")
+    missing = [name for name in needed if _version(name) is None]
+    if missing:
+        return f"need {', '.join(missing)}: pip install 'gensci[posterior]'"
+    return "gensci infer: simulators and LISA binaries"
 
 
 def _check_peptides() -> list[str]:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import platform
 import secrets
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import gensci.samplers  # noqa: F401  (registers the samplers)
-from gensci import __version__
 from gensci.commands.device import choose_device, describe_device
 from gensci.commands.prepare import Prepared, prepare
-from gensci.core.errors import GensciError, RunFolderError, UsageError
+from gensci.commands.record import begin_record, failure, forget_failure, now, surroundings
+from gensci.core.errors import RunFolderError, UsageError
 from gensci.core.registry import SYSTEMS
 from gensci.core.results import SampleSet
 from gensci.io.progress import ProgressReport
-from gensci.io.run_folder import FORMAT, RunFolder, check_same, read_record
+from gensci.io.run_folder import RunFolder, read_record
 from gensci.io.trajectories import FRAME_ROWS, write_arrays, write_trajectory
 from gensci.samplers.settings import check_whole, make_sampler
 from gensci.systems.resolve import SystemChoice
@@ -105,7 +101,7 @@ def draw(choice: SystemChoice, request: Request) -> SampleSet:
         warnings.warn(line, stacklevel=2)
     samples = sampler.run(prepared.target, prepared.proposal, request.num_samples, seed=seed)
     facts = {"system": choice.spelled, "warnings": list(prepared.warnings)}
-    return samples.with_meta(**facts, **_surroundings())
+    return samples.with_meta(**facts, **surroundings())
 
 
 def draw_into(
@@ -140,10 +136,12 @@ def draw_into(
         **{f"sampler.{name}": value for name, value in asdict(sampler).items()},
         **prepared.settings,
     }
-    record = _record(path, earlier, settings, request.seed, argv)
+    record = begin_record(path, earlier, "sample", settings, request.seed, argv)
     if earlier is None or earlier["outcome"] != "complete":
         _check_draws(prepared, request)
-    folder = RunFolder(path, {**record, "warnings": list(prepared.warnings)})
+    folder = RunFolder(
+        path, {"sampling_seconds": 0.0, **record, "warnings": list(prepared.warnings)}
+    )
     folder.claim()
     for line in prepared.warnings:
         say(f"warning: {line}")
@@ -168,51 +166,6 @@ def _check_draws(prepared: Prepared, request: Request) -> None:
     check = getattr(prepared.proposal, "check_draws", None)
     if check is not None:
         check(request.num_samples)
-
-
-def _record(
-    path: Path,
-    earlier: dict[str, Any] | None,
-    settings: dict[str, Any],
-    seed: int | None,
-    argv: list[str],
-) -> dict[str, Any]:
-    """The content of `run.json` at the start; the seed of an earlier call is kept."""
-    if earlier is not None:
-        check_same(path, earlier["settings"], settings)
-        if seed is not None and seed != earlier["seed"]:
-            raise RunFolderError(
-                f"--out {path} holds a run with seed {earlier['seed']}, not {seed}",
-                "leave --seed out to continue it, or name a new folder with another --out",
-            )
-        return {**earlier, **_surroundings(), "argv": argv, "outcome": "running"}
-    return {
-        "format": FORMAT,
-        "command": "sample",
-        "argv": argv,
-        "settings": settings,
-        "seed": secrets.randbits(32) if seed is None else seed,
-        **_surroundings(),
-        "started": _now(),
-        "sampling_seconds": 0.0,
-        "outcome": "running",
-    }
-
-
-def _surroundings() -> dict[str, Any]:
-    """Versions and machine, which may differ between the calls of one run."""
-    packages = (
-        *("torch", "numpy", "openmm", "mdtraj", "safetensors"),
-        *("rdkit", "pymatgen", "smact", "chgnet"),
-    )
-    versions = {"gensci": __version__, "python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    machine = {"platform": platform.platform(), "threads": torch.get_num_threads()}
-    return {"versions": versions, "machine": machine}
 
 
 def _headline(
@@ -247,14 +200,14 @@ def _run(
         write_files(folder.path, samples, prepared.molecule, prepared.write)
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk must not hide the first error
-            _forget_failure(folder)
+            forget_failure(folder)
             seconds = before + time.monotonic() - begun
-            folder.save(**_failure(error), sampling_seconds=seconds)
+            folder.save(**failure(error), sampling_seconds=seconds)
         raise
-    _forget_failure(folder)
+    forget_failure(folder)
     folder.save(
         outcome="complete",
-        finished=_now(),
+        finished=now(),
         sampling_seconds=spent,
         repaired_shards=folder.repaired,
         **{name: samples.meta[name] for name in ("requested", "kept", "rejected", "verdict")},
@@ -263,19 +216,6 @@ def _run(
     )
     folder.clear_states()
     return samples
-
-
-def _failure(error: BaseException) -> dict[str, str]:
-    """What `run.json` says of an error; those that the user cannot act on with their traceback."""
-    if isinstance(error, KeyboardInterrupt):
-        return {"outcome": "interrupted", "error": str(error)}
-    known = {} if isinstance(error, GensciError) else {"traceback": traceback.format_exc()}
-    return {"outcome": "failed", "error": str(error), **known}
-
-
-def _forget_failure(folder: RunFolder) -> None:
-    for name in ("error", "traceback"):
-        folder.record.pop(name, None)
 
 
 def write_files(
@@ -308,7 +248,3 @@ def write_files(
             f"cannot write the files of {path} ({error.strerror or error})",
             "make room and run the same command again; the samples are kept in its shards",
         ) from error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

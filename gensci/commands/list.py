@@ -77,6 +77,7 @@ def list_systems() -> list[str]:
         "crystal:TiO2 crystals of a composition; crystal:Ti4O8 that cell; crystal:* new ones",
         "smiles:CCO   conformers of a molecule with all its hydrogens",
         "molecule:*   new molecules",
+        "lisa:mbhb    a massive black-hole binary in LISA's data (also for `gensci infer`)",
         "FILE.prmtop  Amber prmtop or parm7, coordinates beside it (FILE.inpcrd .rst7 .pdb ...)",
         "FILE.xml     OpenMM System, coordinates beside it (FILE.pdb .cif .state.xml ...)",
         "FILE         FASTA, CSV (column sequence, smiles, formula or system), .smi, or one a line",

@@ -20,7 +20,7 @@ from gensci.models.checkpoint import checkpoint_name, load_checkpoint
 from gensci.models.proposal import load_proposal
 from gensci.sims.peptide import build_peptide
 from gensci.sims.peptide.parse import parse_peptide
-from gensci.systems import crystal, molecule, peptide, smiles, toy  # noqa: F401  (register)
+from gensci.systems import crystal, lisa, molecule, peptide, smiles, toy  # noqa: F401  (register)
 from gensci.systems.resolve import SystemChoice
 from gensci.systems.settings import typed_settings
 
@@ -80,6 +80,8 @@ def prepare(
             "settings",
             "leave it out",
         )
+    if source == "surrogate":
+        return _prepare_lisa(choice, checkpoint, settings)
     if source == "own":
         return _prepare_alone(family, choice, device, settings)
     if source == "dynamics":
@@ -215,6 +217,20 @@ def _prepare_structures(
         warnings=(*system.warnings(), *getattr(proposal, "warnings", ())),
         write=_writer(choice.family, system, proposal),
     )
+
+
+def _prepare_lisa(choice: SystemChoice, checkpoint: str, settings: Mapping[str, Any]) -> Prepared:
+    """A LISA binary: a surrogate of its posterior proposes, the exact likelihood weighs."""
+    from gensci.commands.lisa_proposals import lisa_writer, load_lisa
+
+    system, proposal, reference, digest = load_lisa(choice.text, checkpoint, settings)
+    facts = {
+        **system.record(),
+        "checkpoint": checkpoint_name(checkpoint),
+        "checkpoint_sha256": digest,
+        "device": "cpu",
+    }
+    return Prepared(system.target(reference), proposal, facts, write=lisa_writer(system))
 
 
 def _writer(family: str, system: Any, proposal: Any) -> Callable[[Path, SampleSet], np.ndarray]:

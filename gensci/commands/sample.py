@@ -26,14 +26,15 @@ def run_sample(
 
     Args:
         system: AA, Ace-A-Nme, peptide:AA, toy:double-well, crystal:TiO2, crystal:* (new ones),
-            smiles:CCO (conformers), molecule:* (new ones), a molecule's file (System .xml or
-            .prmtop with coordinates beside it), or a file of systems (FASTA, CSV, list).
+            smiles:CCO (conformers), molecule:* (new ones), lisa:mbhb (a black-hole binary), a
+            molecule's file (System .xml or .prmtop with coordinates beside it), or a file of
+            systems (FASTA, CSV, list).
         num_samples: how many to draw of each system; by default 16 crystals or molecules, each of
-            which is a file, else 2000.
+            which is a file, 20000 of lisa:mbhb, else 2000.
         sampler: importance, smc, mcmc, direct or twisted-smc; `gensci list samplers` shows their
             settings. By default direct for crystals and molecules, else importance.
-        checkpoint: name or folder of the model that proposes; by default peptide-small, crystals
-            or molecules, as the system is.
+        checkpoint: name or folder of the model that proposes; by default peptide-small, crystals,
+            molecules or lisa-loud, as the system is.
         out: run folder, by default results/NAME; with a file, one sub-folder per system.
         seed: of all randomness; by default it varies, and is written to run.json.
         device: auto, cpu, cuda or cuda:1.

@@ -92,12 +92,25 @@ def write_posterior(
     """
     labels, extras = fitting_labels(samples, labels), extras or PosteriorExtras()
     rows = _row_extras(samples, extras)
-    data = inference_data(samples, labels, extras, draws=draws, seed=seed)
-    write_atomic(folder / FILES[0], lambda path: data.to_netcdf(str(path), engine="h5netcdf"))
-    write_summary(folder / FILES[1], samples, labels)
+    write_tables(folder, samples, labels, extras, draws=draws, seed=seed)
     own = {name: value for name, value in rows.items() if name in ("log_likelihood", "log_prior")}
     write_arrays(folder / FILES[2], samples, parameters=np.array(labels.parameters), **own)
     return list(FILES)
+
+
+def write_tables(
+    folder: Path,
+    samples: SampleSet,
+    labels: Labels | None = None,
+    extras: PosteriorExtras | None = None,
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Write `posterior.nc` and `summary.csv` only; all else as for ``write_posterior``."""
+    data = inference_data(samples, labels, extras, draws=draws, seed=seed)
+    write_atomic(folder / FILES[0], lambda path: data.to_netcdf(str(path), engine="h5netcdf"))
+    write_summary(folder / FILES[1], samples, labels)
 
 
 def inference_data(

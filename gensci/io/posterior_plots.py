@@ -154,16 +154,25 @@ def predictive_plot(
     bands = np.stack([weighted_quantile(column, quantiles, weight) for column in predicted.T], 1)
     centre = bands[2]
     scale = np.where(bands[3] > bands[1], 0.5 * (bands[3] - bands[1]), 1.0)
-    place = np.arange(len(observed))
+    number = len(observed)
+    edges = np.arange(number + 1) - 0.5  # a datum's step reaches half way to its neighbours
     figure = new_figure(8.4, 3.4)
     axes = figure.subplots()
     low, below, _, above, high = (bands - centre) / scale
-    axes.fill_between(place, low, high, color=BAND, lw=0, step="mid", label="95 % of replicas")
-    axes.fill_between(place, below, above, color="#8fa3cc", lw=0, step="mid", label="68 %")
-    axes.plot(place, (observed - centre) / scale, ".", color=TRUTH, ms=5, label="observed")
+    for bottom, top, colour, name in (
+        (low, high, BAND, "95 % of replicas"),
+        (below, above, "#8fa3cc", "68 %"),
+    ):
+        ends = [np.append(side, side[-1]) for side in (bottom, top)]
+        axes.fill_between(edges, *ends, color=colour, lw=0, step="post", label=name)
+    size = 8 if number <= 30 else 5
+    axes.plot(
+        np.arange(number), (observed - centre) / scale, ".", color=TRUTH, ms=size, label="observed"
+    )
     axes.set_xlabel("number of the datum")
     axes.set_ylabel("(datum − median) / sd")
-    axes.set_xlim(-0.5, len(observed) - 0.5)
+    axes.set_xlim(-0.5, number - 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper right")
     axes.margins(y=0.25)
     tidy(axes)

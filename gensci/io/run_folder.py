@@ -208,4 +208,5 @@ def files_for_users(path: Path) -> list[str]:
     """Names of the files a user opens, in the order of the README."""
     known = ("run.json", "samples.npz", "topology.pdb", "samples.xtc")
     known += ("samples.extxyz", "cif", "samples.sdf")
+    known += ("posterior.nc", "summary.csv", "corner.png", "diagnostics")
     return [name for name in known if (path / name).exists()]

@@ -43,7 +43,8 @@ def load_run(path: str | Path) -> SampleSet:
     """Samples of a run folder, in full precision and with their weights.
 
     Args:
-        path: A folder written by `gensci sample`; what `run.json` says comes as `meta`.
+        path: A folder written by `gensci sample` or `gensci infer`; what `run.json` says comes as
+            `meta`.
 
     Raises:
         RunFolderError: No finished run is there.
@@ -52,10 +53,14 @@ def load_run(path: str | Path) -> SampleSet:
     try:
         meta = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         with np.load(folder / "samples.npz", allow_pickle=False) as stored:
-            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
+            plain = {name: stored[name] for name in stored.files}
+        if "parameters" in plain:  # names of the columns of theta
+            meta["parameters"] = [str(name) for name in plain.pop("parameters")]
+        arrays = {name: torch.from_numpy(value) for name, value in plain.items()}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise RunFolderError(
-            f"{folder} holds no finished run", "let `gensci sample` finish it first"
+            f"{folder} holds no finished run",
+            "let the command that began it finish it first",
         ) from error
     arrays.pop(FRAME_ROWS, None)
     info = {name[5:]: arrays.pop(name) for name in list(arrays) if name.startswith("info/")}

@@ -124,11 +124,18 @@ class SimulationStore:
 
     def load(self, number: int) -> Simulations | None:
         """Round `number` as far as it is known; None where nothing of it is."""
-        shards = [self.store.load_shard(index) for index in self._shards(number)]
-        if all(shard is not None for shard in shards):
-            return Simulations.concatenate([_unpack(shard) for shard in shards if shard])
+        finished = self._finished(number)
+        if finished is not None:
+            return finished
         state = self.store.load_state(_state(number))
         return None if state is None else _unpack(state)
+
+    def _finished(self, number: int) -> Simulations | None:
+        """Round `number` from its shards, if they are all there."""
+        shards = [self.store.load_shard(index) for index in self._shards(number)]
+        if any(shard is None for shard in shards):
+            return None
+        return Simulations.concatenate([_unpack(shard) for shard in shards if shard])
 
     def complete(
         self,
@@ -164,6 +171,8 @@ class SimulationStore:
         missing = (rows.status == PENDING).nonzero().squeeze(1)
         if len(missing):
             rows = self._simulate(rows, missing, simulator, progress)
+        elif self._finished(number) is None:  # ended after the last row, before the first shard
+            self._write(rows)
         return rows
 
     def _simulate(

@@ -19,7 +19,6 @@ from gensci.systems.composition import parse_formula, recased
 from gensci.systems.spellings import composition, is_smiles, smiles_fault
 
 FAMILIES = ("peptide", "crystal", "smiles", "molecule", "lisa", "toy", "file")
-UNAVAILABLE = {"lisa": "LISA black holes"}
 DE_NOVO = "*"
 LISA_NAMES = frozenset({"mbhb"})
 FILE_SUFFIXES = frozenset({".fasta", ".fa", ".faa", ".txt", ".list", ".csv", ".smi"})
@@ -103,8 +102,8 @@ def resolve(text: str) -> Resolved:
             `smiles`, or one text per line).
 
     Raises:
-        SystemTextError: No reading, several readings, a family that this version cannot sample, or
-            an unusable file. The message says how to spell it.
+        SystemTextError: No reading, several readings, or an unusable file. The message says how to
+            spell it.
     """
     stripped = text.strip()
     if not stripped:
@@ -117,12 +116,6 @@ def resolve(text: str) -> Resolved:
 def resolve_one(text: str) -> SystemChoice:
     """The one system that `text` means. See `resolve`; files of systems are not looked for."""
     choice = _prefixed(text) or _only_reading(text)
-    if choice.family in UNAVAILABLE:
-        raise SystemTextError(
-            f"--system {choice.spelled}: {UNAVAILABLE[choice.family]} are not available yet in "
-            "this version",
-            "`gensci list systems` shows those that are",
-        )
     if choice.family == "file" and not os.path.isfile(choice.text):
         raise SystemTextError(f"--system {choice.text}: no such file", "check the path")
     return choice

@@ -68,10 +68,9 @@ def test_toys_are_found_under_any_spelling(text):
     assert resolve(text).choices == (SystemChoice("toy", "double-well"),)
 
 
-@pytest.mark.parametrize("text", ["lisa:mbhb", "mbhb"])
-def test_families_to_come_are_recognised_and_refused(text):
-    with pytest.raises(SystemTextError, match="not available yet"):
-        resolve(text)
+@pytest.mark.parametrize("text", ["lisa:mbhb", "mbhb", "LISA:MBHB"])
+def test_black_holes_are_found_under_any_spelling(text):
+    assert resolve(text).choices == (SystemChoice("lisa", "mbhb"),)
 
 
 @pytest.mark.parametrize(

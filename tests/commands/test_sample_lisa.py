@@ -1,0 +1,144 @@
+"""`gensci sample --system lisa:mbhb` from a small surrogate: weights, files, refusals."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import gensci
+from gensci.__main__ import main
+from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
+from gensci.sims.lisa import PARAMETERS
+from gensci.systems.lisa_likelihood import FullLikelihood, images
+from gensci.systems.lisa_observation import make_observation
+from gensci.systems.lisa_problem import load_problem
+
+pytest.importorskip("corner")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    arviz = pytest.importorskip("arviz")
+
+# a third of the posterior's standard deviations, in the order of the parameters
+SPREAD = torch.tensor(
+    [7e-5, 0.007, 0.004, 0.014, 1000.0, 0.02, 0.02, 0.013, 0.012, 0.02, 9.0], dtype=torch.float64
+)
+ARGUMENTS = ["--num-samples", "300", "--seed", "3", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def surrogate(tmp_path_factory):
+    """A proposal about the truth of `loud`, as `checkpoints/lisa-loud` is one."""
+    problem = load_problem("loud")
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(600, 11, generator=generator, dtype=torch.float64)
+    theta = problem.prior.wrap(problem.truth + SPREAD * noise)
+    flow = ProposalFlow.fit(
+        theta, problem.prior, images=images, seed=1,
+        settings=ProposalSettings(layers=1, hidden=16, steps=50, prior_share=0.0),
+    )  # fmt: skip
+    meta = {
+        "system": "lisa:mbhb", "problem": "loud", "setting": problem.setting.to_json(),
+        "reference": problem.truth.tolist(), "nodes": 128, "images": "sky",
+    }  # fmt: skip
+    return flow.save(tmp_path_factory.mktemp("surrogate") / "small", meta)
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path, monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.set_num_threads(threads)
+
+
+def sample(surrogate, *more):
+    return main(
+        ["sample", "--system", "lisa:mbhb", "--checkpoint", str(surrogate), *ARGUMENTS, *more]
+    )
+
+
+def test_weights_are_those_of_the_exact_likelihood(tmp_path, surrogate, capsys):
+    assert sample(surrogate, "--out", "run") == 0
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "run.json", "samples.npz", "posterior.nc", "summary.csv", "corner.png", "shards",
+    }  # fmt: skip
+    samples = gensci.load(tmp_path / "run")
+    problem = load_problem("loud")
+    near = ((samples.x["theta"] - problem.truth).abs() < 6 * SPREAD).all(1)
+    assert near.any()
+    theta = samples.x["theta"][near][:20]
+    exact = FullLikelihood(make_observation(problem)).log_likelihood(theta)
+    expected = exact + problem.prior.log_prob(theta)
+    torch.testing.assert_close(samples.log_target[near][:20], expected, rtol=1e-4, atol=0.05)
+    flow = ProposalFlow.load(surrogate, images)
+    torch.testing.assert_close(samples.log_proposal, flow.log_prob(samples.x))
+    ratio = samples.log_target - samples.log_proposal
+    torch.testing.assert_close(samples.log_weight - ratio, torch.full_like(ratio, float(
+        (samples.log_weight - ratio)[0]
+    )))  # fmt: skip
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["settings"]["sampler"] == "importance"
+    assert run["settings"]["system.problem"] == "loud"
+    assert "posterior.nc" in capsys.readouterr().out
+
+
+def test_arviz_reads_the_posterior(tmp_path, surrogate):
+    assert sample(surrogate, "--out", "run", "--sampler", "direct") == 0
+    data = arviz.from_netcdf(str(tmp_path / "run" / "posterior.nc")).load()
+    assert tuple(data.posterior.data_vars) == PARAMETERS
+    assert data.posterior["distance"].attrs["units"] == "Mpc"
+    truth = load_problem("loud").truth
+    assert float(data.constant_data["mass_ratio"]) == truth[1]
+    with np.load(tmp_path / "run" / "samples.npz") as stored:
+        assert stored["theta"].shape == (300, 11) and (stored["log_weight"] == 0).all()
+
+
+def one_error(capsys, status, *parts):
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("gensci: error: "), lines
+    for part in parts:
+        assert part in lines[0], lines[0]
+    return status
+
+
+@pytest.mark.parametrize(
+    ("changed", "parts"),
+    [
+        ({"duration": 1_000_000.0}, ("duration = 1000000.0", "duration = 2592000.0")),
+        ({"noise_model": "proposal"}, ("noise_model = 'proposal'", "noise_model = 'SciRDv1'")),
+        ({"channels": "EA"}, ("channels = 'EA'", "channels = 'AE'")),
+    ],
+)
+def test_data_taken_otherwise_are_refused_with_both_values(
+    tmp_path, surrogate, capsys, changed, parts
+):
+    pytest.importorskip("h5py")
+    from dataclasses import replace
+
+    from gensci.systems.lisa_observation import Observation
+
+    setting = replace(load_problem("loud").setting, **changed)
+    data = torch.zeros(len(setting.channels), setting.num_bins, dtype=torch.complex128)
+    Observation(data, setting).save(tmp_path / "event.h5")
+    before = sorted(tmp_path.rglob("*"))
+    status = sample(surrogate, "--out", "run", "--system.observation", "event.h5")
+    assert one_error(capsys, status, *parts) == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--system.problem", "louder"], "did you mean 'loud'"),
+        (["--system.nodes", "2"], "give 8 or more"),
+        (["--system.temperature", "3"], "no setting --system.temperature"),
+        (["--system.observation", "none.h5"], "none.h5 is not a readable LISA observation"),
+        (["--checkpoint", "crystals"], "is no posterior of a LISA binary"),
+        (["--proposal.steps", "3"], "have no settings"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, surrogate, capsys, options, part):
+    assert one_error(capsys, sample(surrogate, "--out", "run", *options), part) == 2
+    assert list(tmp_path.iterdir()) == []
