@@ -9,13 +9,15 @@ import torch
 from named_peptides import shared_root
 
 from gensci.__main__ import main
-from gensci.commands.structure_proposals import load_structure_proposal
+from gensci.commands.structure_proposals import leading, load_structure_proposal
 from gensci.core.elements import NUMBERS, SYMBOLS
 from gensci.core.prompts import StructurePrompt
 from gensci.data.templates import TemplatePool
 from gensci.io.crystals import read_crystals
 from gensci.metrics.molecules import stability
 from gensci.models.checkpoint import find_checkpoint, load_network
+from gensci.models.structure_proposal import ordered
+from gensci.nn.structure_sequence import Prompted
 
 CPU = torch.device("cpu")
 
@@ -79,6 +81,20 @@ def test_retrieved_rutile_leads_the_model():
         for lattice, inside in zip(x["lattice"].tolist(), x["fractional"].tolist(), strict=True)
     ]
     assert any(found)
+
+
+@pytest.mark.parametrize("novel", [False, True])
+def test_the_nearest_template_leads_unless_the_crystal_is_new(novel):
+    network, meta = load_network("crystals")
+    pool = TemplatePool.load(find_checkpoint("crystals") / "templates.safetensors")
+    numbers = np.array([22, 22, 8, 8, 8, 8])
+    templates = leading(network.float(), pool, numbers, Prompted("mp-20"), 20, novel)
+    assert templates[-1] is None and 2 <= len(templates) <= 21
+    first = ordered(pool.candidates(numbers, k=1, novel=novel)[0])[1]
+    assert (templates[0].source_numbers == first.source_numbers).all()
+    np.testing.assert_array_equal(templates[0].lattice, first.lattice)
+    # titania is in the pool
+    assert (sorted(first.source_numbers) == sorted(numbers)) == (not novel)
 
 
 def test_models_know_which_elements_they_were_trained_on():

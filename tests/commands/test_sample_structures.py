@@ -184,6 +184,8 @@ def test_python_gets_the_same_without_files(asked, tmp_path):
         ({"numbers": (22, 8, 8)}, {"token-temperature": "2"}, "temperature needs new structures"),
         ({"numbers": (22, 8, 8)}, {"guidance": "2"}, "guidance needs a property"),
         ({"numbers": (22, 8, 8)}, {"num_templates": "2"}, "needs --system.templates true"),
+        ({"numbers": (22, 8, 8)}, {"novel": "true"}, "needs --system.templates true"),
+        ({"numbers": (22, 8, 8), "templates": True}, {"novel": "maybe"}, "give true or false"),
         ({}, {"best_of": "2"}, "best_of needs a composition or a SMILES"),
         ({}, {"decoder": "speculative"}, "needs a draft model, which checkpoints do not bring"),
         ({"conditions": {"band_gap": 1e9}}, {}, "standard deviations from the training data"),
