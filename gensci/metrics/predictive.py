@@ -105,15 +105,13 @@ def predictive_check(
     centred = replicated - mean
     sd = np.sqrt(mass @ centred**2)
     scale = np.where(sd > 0, sd, 1.0)
-    chosen = statistics
     rows, row = replicated, x
-    if chosen is None:
+    found: dict[str, PredictivePvalue] = {}
+    if statistics is None:
         rows, row = centred / scale, (x - mean) / scale
-        chosen = _default_statistics(rows, mass)
-    found = {
-        name: _pvalue(np.asarray(of(row[None])), np.asarray(of(rows)), mass)
-        for name, of in chosen.items()
-    }
+        found["distance"] = _distance(row, rows, mass)
+    for name, of in (statistics or _SHAPE).items():
+        found[name] = _pvalue(np.asarray(of(row[None])), np.asarray(of(rows)), mass)
     below = mass @ (replicated < x) + 0.5 * (mass @ (replicated == x))
     return PredictiveCheck(found, (x - mean) / scale, below.clip(0.0, 1.0))
 
@@ -144,17 +142,34 @@ def discrepancy_check(
     return _pvalue(own, others, _mass(weight, len(own)))
 
 
-def _default_statistics(rows: Array, mass: Array) -> dict[str, Statistic]:
+_SHAPE: dict[str, Statistic] = {
+    "mean": lambda x: x.mean(1),
+    "sd": lambda x: x.std(1),
+    "least": lambda x: x.min(1),
+    "greatest": lambda x: x.max(1),
+}
+
+
+def _distance(row: Array, rows: Array, mass: Array) -> PredictivePvalue:
+    """Mahalanobis distance of the observation (dim,) among those of replicated data (n, dim).
+
+    The covariance comes from every second row and the others are compared: rows lie nearer to a
+    mean and covariance that they made themselves than any new row does, by a factor of
+    ``1 - dim / n``.
+    """
+    used = mass.nonzero()[0]
+    made, judged = used[::2], used[1::2] if len(used) > 1 else used
     # A little of the identity keeps the inverse bounded where data hold copies of each other.
-    covariance = (rows * mass[:, None]).T @ rows + 1e-9 * np.eye(rows.shape[1])
+    share = mass[made] / mass[made].sum()
+    centre = share @ rows[made]
+    centred = rows[made] - centre
+    covariance = (centred * share[:, None]).T @ centred + 1e-9 * np.eye(rows.shape[1])
     precision = np.linalg.inv(covariance)
-    return {
-        "distance": lambda x: np.sqrt(np.einsum("ni,ij,nj->n", x, precision, x)),
-        "mean": lambda x: x.mean(1),
-        "sd": lambda x: x.std(1),
-        "least": lambda x: x.min(1),
-        "greatest": lambda x: x.max(1),
-    }
+
+    def of(x: Array) -> Array:
+        return np.sqrt(np.einsum("ni,ij,nj->n", x - centre, precision, x - centre))
+
+    return _pvalue(of(row[None]), of(rows[judged]), mass[judged] / mass[judged].sum())
 
 
 def _pvalue(observed: Array, replicated: Array, mass: Array) -> PredictivePvalue:

@@ -71,6 +71,21 @@ def test_an_outlier_is_found_where_it_stands():
     assert {"greatest", "distance"} <= set(check.surprising())
 
 
+def test_no_distance_is_surprising_in_many_dimensions():
+    # 60 numbers and 150 replicated data: a covariance and its own rows would make any observation
+    # look far away
+    rng = np.random.default_rng(6)
+    mix = rng.standard_normal((60, 60))
+    found = [
+        predictive_check(x, rows).statistics["distance"].pvalue
+        for x, rows in (
+            (rng.standard_normal(60) @ mix, rng.standard_normal((150, 60)) @ mix)
+            for _ in range(200)
+        )
+    ]
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
 def test_weights_correct_a_shifted_posterior():
     x, theta, replicated = posterior(4, shift=1.0)
     s = 1 / math.sqrt(DIM)
