@@ -38,8 +38,7 @@ class CutSplines:
     def __init__(self, heterodyne: Heterodyne, setting: Setting, window: Tensor) -> None:
         self.heterodyne, self.setting, self.window = heterodyne, setting, window
         self.grid = TimeGrid.of(setting)
-        channels = range(len(setting.channels))
-        self.factor = torch.stack([self._noise_factor(channel) for channel in channels])
+        self.factor = torch.stack(self._noise_factors())
         self._signal = torch.linalg.solve_triangular(self.factor, self._through(), upper=False)
 
     def whiten(self, summaries: Tensor) -> Tensor:
@@ -67,6 +66,15 @@ class CutSplines:
         spectrum = grid.to_frequency(series, setting.first_bin, setting.num_bins)
         both = spectrum[:, None].expand(-1, len(setting.channels), -1)
         return torch.view_as_real(self.heterodyne.project(both)).flatten(-2)
+
+    def _noise_factors(self) -> list[Tensor]:
+        """One for each channel; channels of the same noise share it."""
+        densities = self.setting.psd(self.setting.frequencies())
+        factors: list[Tensor] = []
+        for channel, density in enumerate(densities):
+            same = channel > 0 and torch.equal(density, densities[channel - 1])
+            factors.append(factors[-1] if same else self._noise_factor(channel))
+        return factors
 
     def _noise_factor(self, channel: int) -> Tensor:
         """Cholesky factor (2K, 2K) of the covariance of a channel's cut noise.
