@@ -20,8 +20,10 @@ from gensci.models.regression_summary import RegressionSummary, SummarySettings,
 from gensci.nn.conditional_flow import FlowEnsemble
 from gensci.samplers.tempering import Tempering
 
-FITTING = LikelihoodSettings(batch=1000, steps=800, learning_rate=4e-3)
-"""Large batches and few steps: seconds per round on one core."""
+FITTING = LikelihoodSettings(
+    layers=1, epochs=60, steps=1200, batch=200, learning_rate=4e-3, patience=10
+)
+"""One layer and few steps: seconds per round on one core."""
 # Two thousand walkers make few, large calls of the surrogate; after the descent from the prior,
 # which finds the modes, they stay at the posterior itself.
 WALKING = Tempering(num_walkers=2000, num_temperatures=1, warmup=40, thinning=10)

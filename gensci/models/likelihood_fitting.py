@@ -18,6 +18,8 @@ from gensci.nn.data_transform import DataTransform
 from gensci.nn.parameter_features import ParameterFeatures, robust_whitening
 
 NOISE_DRAWS, HELD_NOISE = 40_000, 5_000
+MOST_CORRELATED = 20
+"""Data of more columns are taken for uncorrelated before the layers: entries grow as the square."""
 SIGNIFICANT = 5.0
 """Standard errors beyond which noise is not taken for white, and layers not for useless."""
 CORE = 5.0
@@ -133,6 +135,7 @@ def _assembled(
         s.members, dim=transform.dim, num_parameters=features.dim, kind=s.kind, layers=s.layers,
         hidden=s.hidden, blocks=s.blocks, bins=s.bins, mean_hidden=s.mean_hidden,
         degree=fit.degree, unit_noise=unit_noise, with_context=not unit_noise,
+        correlated=not unit_noise and transform.dim <= MOST_CORRELATED,
         periods=list(features.periods), round_trip=list(features.round_trip),
         whole=list(transform.whole), logarithmic=list(transform.logarithmic),
         seed=simulations.seed,

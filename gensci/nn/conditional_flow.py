@@ -41,13 +41,21 @@ class Centre(nn.Module):
         degree: Of the polynomial part of the mean.
         hidden: Units of each of the two layers of the network.
         unit_noise: The data hold noise of unit variance besides what the scale adds.
+        correlated: What is left is also freed of correlations, by a triangular matrix that is a
+            function of the features: with a network for it, any Gaussian is met exactly.
     """
 
     def __init__(
-        self, dim: int, num_features: int, degree: int, hidden: int, unit_noise: bool
+        self,
+        dim: int,
+        num_features: int,
+        degree: int,
+        hidden: int,
+        unit_noise: bool,
+        correlated: bool = False,
     ) -> None:
         super().__init__()
-        self.unit_noise = unit_noise
+        self.unit_noise, self.correlated = unit_noise, correlated and dim > 1
         self.polynomial = Polynomial(num_features, degree)
         self.register_buffer("weights", torch.zeros(self.polynomial.num_terms, dim))
         # what the network adds is in units of what the polynomial leaves: of `spread` in the bulk,
@@ -60,6 +68,15 @@ class Centre(nn.Module):
         self.head = nn.Linear(hidden, 2 * dim)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        if self.correlated:
+            rows, columns = torch.tril_indices(dim, dim, -1)
+            # where the matrix takes its entries from, laid out as numbers with a zero at the end
+            places = torch.full((dim, dim), len(rows))
+            places[rows, columns] = torch.arange(len(rows))
+            self.register_buffer("places", places.flatten(), persistent=False)
+            self.mixing = nn.Linear(hidden, len(rows))
+            nn.init.zeros_(self.mixing.weight)
+            nn.init.zeros_(self.mixing.bias)
 
     def fixed_mean(self, features: Tensor) -> Tensor:
         """(n, d) the part of the mean that is not trained."""
@@ -94,13 +111,28 @@ class Centre(nn.Module):
         fixed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Data to noise, with log-determinants (n,)."""
+        hidden = self.trunk(features) if hidden is None else hidden
         mean, log_scale = self.moments(features, hidden, fixed)
-        return (x - mean) * (-log_scale).exp(), -log_scale.sum(1)
+        z = (x - mean) * (-log_scale).exp()
+        if self.correlated:
+            z = z + (self._mixed(hidden) @ z[:, :, None])[:, :, 0]
+        return z, -log_scale.sum(1)
 
     def forward(self, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Noise to data, with log-determinants (n,)."""
-        mean, log_scale = self.moments(features)
+        hidden = self.trunk(features)
+        mean, log_scale = self.moments(features, hidden)
+        if self.correlated:
+            unit = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+            matrix = unit + self._mixed(hidden)
+            z = torch.linalg.solve_triangular(matrix, z[:, :, None], upper=False)[:, :, 0]
         return z * log_scale.exp() + mean, log_scale.sum(1)
+
+    def _mixed(self, hidden: Tensor) -> Tensor:
+        """(n, d, d) strictly lower triangular matrices."""
+        told = self.mixing(hidden)
+        padded = torch.cat((told, torch.zeros_like(told[:, :1])), 1)
+        return padded[:, self.places].view(len(hidden), *2 * (len(self.spread),))
 
 
 @MODELS.register("conditional-flow")
@@ -119,6 +151,7 @@ class ConditionalFlow(nn.Module):
         mean_hidden: Units of the network of the mean.
         degree: Of the polynomial of the mean.
         unit_noise: See `Centre`.
+        correlated: See `Centre`.
         with_context: The layers depend on theta; they do not where noise is added to a signal.
         periods: Of the parameters.
         round_trip: See `ParameterFeatures`.
@@ -144,6 +177,7 @@ class ConditionalFlow(nn.Module):
         mean_hidden: int = 64,
         degree: int = 2,
         unit_noise: bool = False,
+        correlated: bool = False,
         with_context: bool = True,
         periods: Sequence[float | None] | None = None,
         round_trip: Sequence[bool] | None = None,
@@ -165,7 +199,9 @@ class ConditionalFlow(nn.Module):
         self.with_context = with_context
         with torch.random.fork_rng(devices=[]):  # normflows draws weights from the global stream
             torch.manual_seed(seed)
-            self.centre = Centre(dim, self.features.num_features, degree, mean_hidden, unit_noise)
+            self.centre = Centre(
+                dim, self.features.num_features, degree, mean_hidden, unit_noise, correlated
+            )
             chain = flow_layers.layers(
                 kind, dim, context, number=layers if kind in ("maf", "nsf") else 0, hidden=hidden,
                 blocks=blocks, bins=bins, tail_bound=tail_bound,

@@ -21,6 +21,8 @@ pytest.importorskip("normflows", reason="flows are built from normflows")
 
 FLOWS = {
     "gaussian": {"kind": "gaussian"},
+    "correlated": {"kind": "gaussian", "correlated": True},
+    "correlated layers": {"kind": "nsf", "layers": 1, "correlated": True},
     "maf": {"kind": "maf", "layers": 3},
     "nsf": {"kind": "nsf", "layers": 2},
     "one layer": {"kind": "nsf", "layers": 1},
