@@ -190,3 +190,52 @@ def test_tensors_do_as_well_as_arrays():
     plain = sbc_ranks(truth, draws, stream(1, "t"))
     tensors = sbc_ranks(torch.from_numpy(truth), torch.from_numpy(draws), stream(1, "t"))
     np.testing.assert_array_equal(plain, tensors)
+
+
+def repeated(times, **wrong):
+    """p-values of SBC, TARP and expected coverage over many calibrations of 100 runs."""
+    found = []
+    for seed in range(times):
+        rng = np.random.default_rng([seed, 12])
+        truth = rng.standard_normal((100, D))
+        x = truth + NOISE * rng.standard_normal((100, D))
+        shrink = 1 / (1 + NOISE**2)
+        sd = NOISE * math.sqrt(shrink)
+        mean = shrink * x + wrong.get("shift", 0.0) * sd
+        wide = wrong.get("scale", 1.0) * sd
+        draws = mean[:, None] + wide * rng.standard_normal((100, 60, D))
+        generator = stream(seed, "repeated")
+        near, far = ((((t - mean[:, None]) / wide) ** 2).sum(-1) for t in (draws, truth[:, None]))
+        found.append(
+            [
+                *check_ranks(sbc_ranks(truth, draws, generator)).ks_pvalue[:1],
+                tarp_coverage(truth, draws, generator).pvalue,
+                expected_coverage(-far[:, 0], -near, generator).pvalue,
+                check_ranks(sbc_ranks(truth, draws, generator)).pvalue,
+            ]
+        )
+    return np.array(found).T
+
+
+def test_pvalues_of_right_posteriors_are_uniform():
+    sbc, tarp, expected, joint = repeated(150)
+    for pvalue in (sbc, tarp, expected):
+        assert stats.kstest(pvalue, "uniform").pvalue > 0.01
+    # corrected for the number of tests: no more often below the level than it says
+    assert (joint < 0.05).mean() < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "power"),
+    # least shares of calibrations of 100 runs that reject at 5 %: SBC of one parameter, TARP,
+    # expected coverage
+    [
+        ({"scale": 0.6}, (0.7, 0.8, 0.95)),
+        ({"scale": 1.6}, (0.4, 0.6, 0.95)),
+        # random references see a shift from all sides, so that TARP hardly does
+        ({"shift": 0.5}, (0.95, 0.05, 0.3)),
+    ],
+)
+def test_wrong_posteriors_are_found_with_this_power(wrong, power):
+    for pvalue, least in zip(repeated(60, **wrong), power, strict=False):
+        assert (pvalue < 0.05).mean() >= least

@@ -1,0 +1,225 @@
+"""Are posteriors of LISA data with glitches or a gap right where Whittle's likelihood is wrong?
+
+For each problem, likelihoods are judged on the same injections: parameters from a local prior
+about moderate, waveforms at every frequency of the grid, fresh noise of the true kind. The prior is
+a normal about the problem's truth, four times as wide as what quiet data leave in every direction
+but no wider than `CAPS`, and cut off where the problem's prior ends.
+
+    python benchmarks/bench_lisa_calibration.py                 # 300 injections each
+    python benchmarks/bench_lisa_calibration.py --quick         # a look
+
+Writes results/lisa-calibration.json, and pictures to the folder --work, where trained likelihoods
+and runs are kept too; a second call goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench_environment import environment, write_results
+from lisa_calibration_parts import CAPS, NODES, WIDENED, Arena, Candidate, candidates
+
+from gensci.core.random import stream
+from gensci.io.posterior_plots import coverage_plot
+from gensci.loops.calibrating import CalibrationRuns, calibrate
+from gensci.loops.many_posteriors import ManyPosteriors
+from gensci.metrics.calibration import CoverageCurve, tarp_coverage
+from gensci.metrics.calibration_report import CalibrationReport, calibration_report
+from gensci.metrics.classifier import fast_c2st
+from gensci.metrics.divergence import parameter_divergences
+from gensci.systems.lisa_information import jacobian
+from gensci.systems.lisa_problem import load_problem
+
+PROBLEMS = ("glitch", "gap")
+PARTICLES = 200
+
+
+def main() -> None:
+    """Train, judge, print, write."""
+    options = _options()
+    torch.set_num_threads(1)
+    name = "lisa-calibration" + ("-quick" if options.quick else "")
+    record: dict[str, Any] = {
+        **environment(1, "normflows"),
+        "nodes": NODES, "injections": options.injections, "waveforms": options.waveforms,
+        "prior": {"widened": WIDENED, "largest_sd": CAPS}, "problems": {},
+    }  # fmt: skip
+    for problem in options.problems:
+        record["problems"][problem] = judge_problem(problem, options, name)
+    write_results(name, record)
+
+
+def judge_problem(name: str, options: argparse.Namespace, stem: str) -> dict[str, Any]:
+    """Everything about one problem."""
+    print(f"{name}", flush=True)
+    arena = Arena(load_problem(name))
+    found: dict[str, Any] = {}
+    curves: dict[str, CoverageCurve] = {}
+    trained: list[Candidate] = []
+    work = options.work / stem
+    for candidate in candidates(arena, options.waveforms, options.steps, options.seed, work):
+        trained.append(candidate)
+        found[candidate.name], tarp = judge(arena, candidate, options)
+        curves[f"{candidate.name}, TARP"] = tarp[0]
+        curves[f"{candidate.name}, highest density"] = tarp[1]
+    found["checks"] = (
+        check_noise(arena, trained[0], options)
+        if arena.cut is None
+        else check_exact(arena, trained[0], options)
+    )
+    picture = work / f"{name}.png"
+    coverage_plot(picture, curves, title=f"{name}: coverage of {options.injections} injections")
+    print(f"  picture {picture}", flush=True)
+    return found
+
+
+def judge(
+    arena: Arena, candidate: Candidate, options: argparse.Namespace
+) -> tuple[dict[str, Any], tuple[CoverageCurve, CoverageCurve]]:
+    """Injections through one likelihood."""
+    posteriors = ManyPosteriors(
+        arena.prior, candidate.rows, particles=PARTICLES, moves=4, last_moves=16, ess_target=0.3
+    )
+    kept = candidate.folder / f"runs-{options.injections}.pt"
+    if not kept.exists():
+        cpu = time.process_time()
+        runs = calibrate(
+            arena.prior, arena.simulate, posteriors, options.injections, seed=options.seed
+        )
+        torch.save({"cpu": time.process_time() - cpu, **vars(runs)}, kept)
+    stored = torch.load(kept)
+    cpu = stored.pop("cpu")
+    runs = CalibrationRuns(**stored)
+    report = _report(arena, runs, options.seed)
+    white = tarp_coverage(
+        arena.prior.white(runs.truth), arena.prior.white(runs.draws), stream(options.seed, "white")
+    )
+    gain = information_gain(arena, runs)
+    print(f"  {candidate.name} ({candidate.words}), {report.lines()[0]}")
+    for line in [*report.lines()[1:], *_widths(report, white, gain, cpu / options.injections)]:
+        print(f"  {line}", flush=True)
+    told = {
+        "assumes": candidate.words, **report.to_json(),
+        "tarp_white": {"inside_band": white.inside, "pvalue": white.pvalue,
+                       "dispersion": white.dispersion},
+        "information_gain_nats": gain, "cpu_seconds_per_injection": cpu / options.injections,
+        "training": candidate.report,
+    }  # fmt: skip
+    return told, (report.tarp, report.expected)
+
+
+def _report(arena: Arena, runs: CalibrationRuns, seed: int) -> CalibrationReport:
+    return calibration_report(
+        runs.truth, runs.draws, runs.truth_log_prob, runs.draws_log_prob, stream(seed, "judge"),
+        parameters=arena.prior.names, failed=runs.failed,
+    )  # fmt: skip
+
+
+def _widths(
+    report: CalibrationReport, white: CoverageCurve, gain: float, seconds: float
+) -> list[str]:
+    narrow = ", ".join(
+        f"{name} {value:.2f}"
+        for name, value in zip(report.parameters, report.shrinkage, strict=True)
+    )
+    return [
+        f"  TARP in the prior's unit coordinates: {'inside' if white.inside else 'outside'}, "
+        f"p = {white.pvalue:.2g}",
+        f"  posterior over prior widths: {narrow}",
+        f"  information gained: {gain:.2f} nats; {seconds:.2f} CPU-s an injection",
+    ]
+
+
+def information_gain(arena: Arena, runs: CalibrationRuns) -> float:
+    """Mean of minus half the log-determinant of the draws' covariance, in the prior's units."""
+    white = arena.prior.white(runs.draws)
+    centred = white - white.mean(1, keepdim=True)
+    covariance = centred.mT @ centred / centred.shape[1]
+    return float((-0.5 * torch.logdet(covariance)).mean())
+
+
+def check_noise(arena: Arena, candidate: Candidate, options: argparse.Namespace) -> dict[str, Any]:
+    """Noise that the network draws beside true noise, in the directions of the signal."""
+    n = 1000 if options.quick else 4000
+    network = candidate.rows.__self__  # type: ignore[attr-defined]
+    centre = arena.problem.truth.expand(n, -1)
+    with torch.no_grad():
+        member = network.network.members[0]
+        mean = member.data.inverse(member.centre.moments(member.features(centre))[0])
+    false = network.sample(centre, stream(options.seed, "false")) - mean
+    silent = arena.bins.signal(arena.problem.truth[None])
+    true = arena.simulate(arena.problem.truth.expand(n, -1), stream(options.seed, "true")) - silent
+    slopes = jacobian(arena.bins, arena.problem.truth)
+    directions, _ = torch.linalg.qr(slopes / slopes.norm(dim=0))
+    names = [f"direction {i}" for i in range(directions.shape[1])]
+    pair = (false @ directions).numpy(), (true @ directions).numpy()
+    table = parameter_divergences(*pair, names, stream(options.seed, "floor"))
+    values = [d.value for d in table.values()]
+    # bursts span two decades; the classifier is shown their logarithm
+    shown = [np.arcsinh(x.numpy()) for x in (false, true)]
+    told = fast_c2st(*shown, stream(options.seed, "c2st"))
+    found = {
+        "draws": n, "jsd_median": float(np.median(values)), "jsd_max": max(values),
+        "jsd_floor_95": table[names[0]].floor_high, "c2st": told.accuracy, "c2st_sd": told.sd,
+    }  # fmt: skip
+    print(
+        f"  learned noise against true noise, along the signal: JSD median "
+        f"{found['jsd_median']:.4f}, largest {found['jsd_max']:.4f} nats (95 % of equal samples "
+        f"below {found['jsd_floor_95']:.4f}); C2ST of all {false.shape[1]} numbers "
+        f"{told.accuracy:.3f}",
+        flush=True,
+    )
+    return found
+
+
+def check_exact(arena: Arena, candidate: Candidate, options: argparse.Namespace) -> dict[str, Any]:
+    """Posteriors of a few injections beside those of the exact likelihood of the gap."""
+    runs, particles = (1, 500) if options.quick else (3, 2000)
+    truth = arena.prior.sample(runs, stream(options.seed, "exact"))
+    x = arena.simulate(truth, stream(options.seed, "exact", "noise"))
+    drawn = []
+    for number, rows in enumerate((candidate.rows, arena.exact, arena.exact)):
+        posteriors = ManyPosteriors(arena.prior, rows, particles=particles, at_once=1)
+        drawn.append(posteriors.draw(x, stream(options.seed, "exact", number)).numpy())
+        print(f"  exact check: {number + 1} of 3 sets of draws", flush=True)
+    found: dict[str, Any] = {"injections": runs, "draws": particles}
+    for name, pair in (("neural", (0, 1)), ("exact_again", (2, 1))):
+        values = []
+        for row in range(runs):
+            table = parameter_divergences(
+                drawn[pair[0]][row], drawn[pair[1]][row], arena.prior.names,
+                stream(options.seed, "floor", row),
+            )  # fmt: skip
+            values += [d.value for d in table.values()]
+            found["jsd_floor_95"] = next(iter(table.values())).floor_high
+        found[name] = {"jsd_median": float(np.median(values)), "jsd_max": max(values)}
+        print(
+            f"  {name} against exact posteriors: JSD median {np.median(values):.4f}, largest "
+            f"{max(values):.4f} nats (95 % of equal samples below {found['jsd_floor_95']:.4f})",
+            flush=True,
+        )
+    return found
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", default=PROBLEMS, choices=PROBLEMS)
+    parser.add_argument("--injections", type=int, default=None)
+    parser.add_argument("--waveforms", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("runs"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    options.injections = options.injections or (40 if options.quick else 300)
+    options.waveforms = options.waveforms or (5000 if options.quick else 20_000)
+    options.steps = 300 if options.quick else 2000
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""What bench_lisa_calibration.py judges: a prior about moderate, true noise, likelihoods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from gensci.core.priors import Prior
+from gensci.core.random import stream
+from gensci.loops.many_posteriors import RowLikelihood
+from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood
+from gensci.systems.lisa_cut import CutSplines
+from gensci.systems.lisa_heterodyne import as_real
+from gensci.systems.lisa_information import jacobian
+from gensci.systems.lisa_noise import Gap, Gaussian
+from gensci.systems.lisa_observation import Observation
+from gensci.systems.lisa_problem import Problem
+from gensci.systems.lisa_summaries import HeterodynedBins
+
+NODES = 40
+WIDENED = 4.0
+"""Standard deviations of the prior over those of quiet data, in every direction but for caps."""
+CAPS = {
+    "ln_chirp_mass": 0.01, "mass_ratio": 0.15, "chi1": 0.1, "chi2": 0.2, "distance": 0.15,
+    "cos_inclination": 0.08, "phase": 0.15, "longitude": 0.15, "sin_latitude": 0.1,
+    "polarisation": 0.2, "time": 20.0,
+}  # fmt: skip
+"""Largest standard deviations of the prior; that of the distance as a share of the true one."""
+AT_ONCE = 25
+
+
+class LocalPrior(Prior):
+    """A normal about one point, cut off where the problem's own prior ends.
+
+    Args:
+        problem: whose bounds and names are kept.
+        covariance: (11, 11).
+    """
+
+    kind = "local"
+
+    def __init__(self, problem: Problem, covariance: Tensor) -> None:
+        # No period: the normal lies far within one, and does not go round.
+        super().__init__(problem.prior.names, problem.prior.bounds)
+        self.centre, self.covariance = problem.truth, covariance
+        self._factor = torch.linalg.cholesky(covariance)
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Draw (n, 11) points."""
+        found, missing = [], n
+        while missing:
+            z = torch.randn(missing, self.dim, generator=generator, dtype=torch.float64)
+            theta = self.centre + z @ self._factor.T
+            found.append(theta[self.inside(theta)])
+            missing -= len(found[-1])
+        return torch.cat(found)
+
+    def white(self, theta: Tensor) -> Tensor:
+        """Points (..., 11) in the coordinates in which the prior is a unit normal."""
+        flat = (theta - self.centre).reshape(-1, self.dim).T
+        return torch.linalg.solve_triangular(self._factor, flat, upper=False).T.reshape(theta.shape)
+
+    def _log_density(self, theta: Tensor) -> Tensor:
+        return -0.5 * self.white(theta).square().sum(1)
+
+    def settings(self) -> dict[str, Any]:
+        """Centre and covariance."""
+        return {"centre": self.centre.tolist(), "covariance": self.covariance.tolist()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A likelihood that is judged.
+
+    Attributes:
+        name: of it.
+        words: what it takes for granted.
+        rows: log-likelihoods of rows of summaries and parameters.
+        report: of training.
+        folder: where its parts are kept.
+    """
+
+    name: str
+    words: str
+    rows: RowLikelihood
+    report: dict[str, Any]
+    folder: Path
+
+
+class Arena:
+    """One problem: local prior, summaries of stationary noise, and data in the true one.
+
+    All likelihoods are given the same summaries: splines about the reference, whitened for
+    stationary noise.
+
+    Args:
+        problem: `glitch` or `gap`.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.setting = problem, problem.setting
+        silence = torch.zeros(
+            len(self.setting.channels), self.setting.num_bins, dtype=torch.complex128
+        )
+        observation = Observation(silence, self.setting)
+        self.bins = HeterodynedBins(observation, problem.truth, NODES, noise=Gaussian())
+        self.glitching = HeterodynedBins(observation, problem.truth, NODES, noise=problem.noise)
+        window = problem.noise.window(self.setting)
+        self.cut = None
+        if isinstance(problem.noise, Gap):
+            self.cut = CutSplines(self.bins.heterodyne, self.setting, window)
+        self.prior = LocalPrior(problem, self._covariance())
+
+    def _covariance(self) -> Tensor:
+        slopes = jacobian(self.bins, self.problem.truth)
+        caps = dict(CAPS, distance=CAPS["distance"] * float(self.problem.truth[4]))
+        least = torch.tensor([caps[name] ** -2 for name in self.problem.prior.names])
+        precision = slopes.T @ slopes / WIDENED**2 + torch.diag(least.double())
+        covariance = torch.linalg.inv(precision)
+        return 0.5 * (covariance + covariance.T)
+
+    def simulate(self, theta: Tensor, generator: Generator) -> Tensor:
+        """Summaries (n, dim) of injections at every frequency of the grid, in the true noise."""
+        rows = []
+        for some in theta.split(AT_ONCE):
+            strain = self.setting.strain(some, self.bins.observation.frequencies)
+            data = [self.problem.noise.apply(h, self.setting, generator) for h in strain]
+            rows.append(as_real(self.bins.heterodyne.project(torch.stack(data))))
+        return torch.cat(rows)
+
+    def signal(self, theta: Tensor) -> Tensor:
+        """Summaries (n, dim) of signals as the true data hold them."""
+        if self.cut is None:
+            return self.bins.signal(theta)
+        white = self.cut.signal(self.bins.heterodyne.node_values(theta))
+        return torch.einsum("cij,ncj->nci", self.cut.factor, white).flatten(1)
+
+    def noise(self, n: int, generator: Generator) -> Tensor:
+        """Summaries (n, dim) of the true noise."""
+        if self.cut is None:
+            return self.glitching.noise(n, generator)
+        white = self.white(n, generator).reshape(n, *self.cut.factor.shape[:2])
+        return torch.einsum("cij,ncj->nci", self.cut.factor, white).flatten(1)
+
+    def white(self, n: int, generator: Generator) -> Tensor:
+        """Summaries (n, dim) of stationary Gaussian noise."""
+        return torch.randn(n, self.bins.dim, generator=generator, dtype=torch.float64)
+
+    def exact(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Exact log-likelihoods (n,) of rows where the true noise is Gaussian (the gap)."""
+        white = self.cut.signal(self.bins.heterodyne.node_values(theta))
+        data = self.cut.whiten(x.reshape(len(x), *self.cut.factor.shape[:2]))
+        return -0.5 * (data - white).square().sum((1, 2))
+
+
+def candidates(
+    arena: Arena, waveforms: int, steps: int, seed: int, work: Path
+) -> Iterator[Candidate]:
+    """Train the likelihoods of one problem on the same waveforms, or read them from `work`."""
+    theta = arena.prior.sample(waveforms, stream(seed, "training"))
+    mean = LikelihoodSettings(kind="gaussian", steps=steps, batch=250)
+    noise = LikelihoodSettings(
+        kind="mixture", hidden=128, bins=4, steps=steps, batch=250, patience=30
+    )
+    plain = arena.bins.signal(theta)
+    table: list[tuple[str, str, Tensor, Any, LikelihoodSettings]] = [
+        ("neural", "mean and noise learned from simulations",
+         arena.signal(theta), arena.noise, noise),
+        ("whittle", "stationary Gaussian noise", plain, arena.white, mean),
+    ]  # fmt: skip
+    if arena.cut is not None:
+        table.append(
+            ("whittle, gap cut", "stationary Gaussian noise, the gap cut into the signals",
+             arena.signal(theta), arena.white, mean)
+        )  # fmt: skip
+    for name, words, signals, noise_draws, settings in table:
+        folder = work / f"{arena.problem.name}-{name.replace(', ', '-').replace(' ', '-')}"
+        if not (folder / "model.json").exists():
+            cpu = time.process_time()
+            learned = NeuralLikelihood.fit(
+                theta, signals, noise=noise_draws, settings=settings, seed=seed
+            )
+            learned.report["cpu_seconds"] = time.process_time() - cpu
+            learned.save(folder)
+        learned = NeuralLikelihood.load(folder)
+        report = learned.report
+        print(f"  {name}: {report['cpu_seconds']:.0f} CPU-s, noise {report['noise']}", flush=True)
+        yield Candidate(name, words, learned.log_prob, report, folder)
