@@ -32,7 +32,7 @@ def test_every_folder_with_modules_is_a_package():
 def test_dependencies_have_lower_bounds_only_and_the_extras_are_there():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    families = {"peptides", "materials", "molecules", "posterior", "lisa", "lisa-test"}
+    families = {"peptides", "materials", "molecules", "posterior", "lisa", "lisa-test", "snl-test"}
     named = families | {"report", "metrics", "evaluation", "gpu", "cluster", "train", "dev"}
     assert named | {"all"} == extras.keys()
     rows = [*project["dependencies"], *(row for name in named for row in extras[name])]
