@@ -63,7 +63,7 @@ class EmbeddingNetwork(nn.Module):
         self.register_buffer("centre", torch.zeros(columns, dtype=double))
         self.register_buffer("scale", torch.ones(columns, dtype=double))
         self.register_buffer("weights", torch.zeros(columns, dim, dtype=double))
-        self.register_buffer("spread", torch.ones(dim, dtype=double))
+        self.register_buffer("factor", torch.eye(dim, dtype=double))
         self.bent = nn.Sequential(
             nn.Linear(columns + dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
             nn.Linear(hidden, dim),
@@ -76,7 +76,7 @@ class EmbeddingNetwork(nn.Module):
         gap = x.double() - self.centre
         straight = gap @ self.weights
         seen = torch.cat([torch.asinh(gap / self.scale), straight], 1).float()
-        return straight + self.spread * self.bent(seen).double()
+        return straight + self.bent(seen).double() @ self.factor.T
 
 
 class LearnedSummary:
@@ -164,7 +164,8 @@ def learn_summary(
     train_x, train_y, held_y = signals[~held], targets[~held], targets[held]
 
     def error(x: Tensor, y: Tensor) -> Tensor:
-        return ((network(x) - y) / network.spread).square().mean()
+        missed = torch.linalg.solve_triangular(network.factor, (network(x) - y).T, upper=False)
+        return missed.square().mean()
 
     def loss(rows: Tensor, generator: Generator) -> Tensor:
         return error(train_x[rows] + raw.noise(len(rows), generator), train_y[rows])
@@ -212,5 +213,8 @@ def _linear_start(
     network.centre.copy_(centre)
     network.scale.copy_(scale)
     network.weights.copy_(weights)
-    network.spread.copy_(missed.std(0).clamp_min(1e-6))
+    # Errors count in units of what the linear estimate misses, combinations of parameters that the
+    # data fix well as much as those that they do not.
+    left = torch.cov(missed.T)
+    network.factor.copy_(torch.linalg.cholesky(left + _RIDGE * left.diagonal().diag()))
     return network
