@@ -100,9 +100,9 @@ CASES = [
     Case("nuts", "nuts", {"warmup": 100}, evidence=False, multimodal="double-well"),
     Case("slice", "slice", {"warmup": 30}, evidence=False, multimodal="double-well"),
     Case(
-        "slice-differences",
+        "slice-coordinates",
         "slice",
-        {"warmup": 30, "lines": "differences"},
+        {"warmup": 30, "lines": "coordinates"},
         evidence=False,
         multimodal="double-well",
     ),

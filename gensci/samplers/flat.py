@@ -48,7 +48,9 @@ class Layout:
 
     def matrix(self, x: Tensors) -> torch.Tensor:
         """Return (n, d) float64 on the CPU."""
-        columns = [x[name].detach().flatten(1).cpu().double() for name in self.template]
+        columns = [
+            x[name].detach().unsqueeze(-1).flatten(1).cpu().double() for name in self.template
+        ]
         return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
 
     def rows(self, theta: torch.Tensor) -> Tensors:

@@ -136,7 +136,7 @@ class ChainSampler(Sampler):
             slope_square=zero[: grad.shape[1]],
             num_rows=n,
             step_size=step,
-            anchor=math.log(10.0 * step),
+            anchor=math.log(step),
             template=layout.template,
         )
 
@@ -220,4 +220,6 @@ class ChainSampler(Sampler):
         if not ends or state.moves > ends[-1]:
             return state
         state = observed(state)
-        return restarted(rescaled(settled(state))) if state.moves in ends else state
+        if state.moves not in ends:
+            return state
+        return restarted(rescaled(state), self.first_step(state.place.shape[1]))

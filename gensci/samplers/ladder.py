@@ -116,8 +116,10 @@ def bridge(hot: torch.Tensor, cold: torch.Tensor, step: float) -> float:
     """
     hot, cold = step * hot, step * cold
     finite = torch.cat((hot[torch.isfinite(hot)], cold))
-    low, high = finite.min().item(), finite.max().item()
-    # The two sums of logistic terms cross once, and between the extremes.
+    # The two sums of logistic terms cross once, and between the extremes; lower where many of the
+    # hotter draws have no density.
+    share = max(torch.isfinite(hot).double().mean().item(), 0.5 / len(hot))
+    low, high = finite.min().item() + math.log(share), finite.max().item()
     for _ in range(60):
         middle = 0.5 * (low + high)
         excess = torch.sigmoid(hot - middle).mean() - torch.sigmoid(middle - cold).mean()

@@ -82,6 +82,18 @@ class Grown(NamedTuple):
     divergent: torch.Tensor
 
 
+class _Mark(NamedTuple):
+    """What is remembered of the first leaf of a subtree.
+
+    ``momentum`` (n, d) is its own, ``before`` the sum over the leaves before it, and ``previous``
+    that of the leaf before it.
+    """
+
+    momentum: torch.Tensor
+    before: torch.Tensor
+    previous: torch.Tensor
+
+
 class _Branch:
     """Leaves of one doubling, from an edge of the tree outwards.
 
@@ -100,7 +112,12 @@ class _Branch:
         self.divergent = torch.zeros(count, dtype=torch.bool)
         self.acceptance = torch.zeros_like(start)
         self.leaves = torch.zeros_like(start)
-        self._marks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._marks: dict[int, _Mark] = {}
+
+    @property
+    def first(self) -> torch.Tensor:
+        """(n, d) momenta of the first leaves."""
+        return self._marks[0].momentum
 
     def grow(self, depth: int, flow: Flow, generator: torch.Generator) -> None:
         """Add ``2 ** depth`` leaves, or fewer where it turns or goes astray before that."""
@@ -108,8 +125,9 @@ class _Branch:
             rows = self.whole.nonzero()[:, 0]
             if not rows.numel():
                 return
+            previous = self.edge.momentum.clone()
             self._add_leaf(rows, flow, generator)
-            self._look_back(number)
+            self._look_back(number, previous)
 
     def _add_leaf(self, rows: torch.Tensor, flow: Flow, generator: torch.Generator) -> None:
         node = flow.leapfrog(self.edge.rows(rows), self.step[rows])
@@ -127,17 +145,21 @@ class _Branch:
         self.divergent[rows] = astray
         self.whole[rows] = ~astray
 
-    def _look_back(self, number: int) -> None:
+    def _look_back(self, number: int, previous: torch.Tensor) -> None:
         """Check the turns of all complete subtrees that end with this leaf."""
         level = (number >> 1).bit_count()
+        last = self.edge.momentum
         if number % 2 == 0:
-            self._marks[level] = self.edge.momentum.clone(), self.momentum - self.edge.momentum
+            self._marks[level] = _Mark(last.clone(), self.momentum - last, previous)
             return
         ended = (~number & (number + 1)).bit_length() - 1
-        for mark in range(level, level - ended, -1):
-            first, before = self._marks[mark]
-            turns = turned(first, self.edge.momentum, self.momentum - before)
-            self.whole &= ~turns
+        middle = _Mark(last, self.momentum - last, previous)
+        for at in range(level, level - ended, -1):
+            start = self._marks[at]
+            halves = middle.before - start.before, self.momentum - middle.before
+            ends = (start.momentum, middle.previous), (middle.momentum, last)
+            self.whole &= ~joined_turned(*halves, *ends)
+            middle = start
 
 
 class _Tree:
@@ -163,6 +185,13 @@ class _Tree:
         step = torch.where(right, step_size, -step_size).double()[:, None]
         branch = _Branch(edge, step, self.start[rows])
         branch.grow(depth, flow, generator)
+        far = torch.where(right[:, None], self.left.momentum[rows], self.right.momentum[rows])
+        turns = joined_turned(
+            self.momentum[rows],
+            branch.momentum,
+            (far, edge.momentum),
+            (branch.first, branch.edge.momentum),
+        )
         dice = torch.rand(len(rows), generator=generator, dtype=torch.float64)
         # The newer half is preferred, which leads further away.
         taken = branch.whole & (dice.log() < branch.log_weight - self.log_weight[rows])
@@ -174,8 +203,7 @@ class _Tree:
         self.acceptance[rows] += branch.acceptance
         self.leaves[rows] += branch.leaves
         self.divergent[rows] |= branch.divergent
-        self.growing[rows] = branch.whole
-        self.growing &= ~turned(self.left.momentum, self.right.momentum, self.momentum)
+        self.growing[rows] = branch.whole & ~turns
 
 
 def turned(first: torch.Tensor, last: torch.Tensor, momentum: torch.Tensor) -> torch.Tensor:
@@ -188,6 +216,31 @@ def turned(first: torch.Tensor, last: torch.Tensor, momentum: torch.Tensor) -> t
     """
     along = momentum - 0.5 * (first + last)
     return ((first * along).sum(1) <= 0) | ((last * along).sum(1) <= 0)
+
+
+def joined_turned(
+    first_sum: torch.Tensor,
+    last_sum: torch.Tensor,
+    first_ends: tuple[torch.Tensor, torch.Tensor],
+    last_ends: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Return (n,) whether two halves of a tree turn together, or either with the next node.
+
+    The last two are what stops a tree whose halves are each just short of half a turn, and which
+    as a whole comes back to where it began.
+
+    Args:
+        first_sum: (n, d) sums of the momenta of one half.
+        last_sum: (n, d) those of the other half.
+        first_ends: momenta at the outer and the inner end of the one half.
+        last_ends: momenta at the inner and the outer end of the other half.
+    """
+    (start, before), (after, end) = first_ends, last_ends
+    return (
+        turned(start, end, first_sum + last_sum)
+        | turned(start, after, first_sum + after)
+        | turned(before, end, last_sum + before)
+    )
 
 
 def grow_trees(

@@ -19,6 +19,11 @@ from gensci.samplers.warmup import FreeChains
 MOST_SHRINKS = 100
 """An interval of any length is below rounding after that many; the chain then stays."""
 
+PLAIN = 5
+"""Of the differences one in so many is a coordinate: few chains do not span the space."""
+EARLY = 0.4
+"""Share of the warm-up in which lines are coordinates, whatever is asked for."""
+
 LineDensity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From row numbers (k,) and places along their lines (k,) to log-densities (k,)."""
 
@@ -46,8 +51,8 @@ class Slice(ChainSampler):
         num_chains: chains side by side in a shard.
         warmup: moves that are thrown away while widths adapt.
         thinning: moves between kept rows.
-        lines: coordinates, random, or differences of two other chains, which suit correlated
-            coordinates and need at least four chains.
+        lines: differences of two other chains, which suit correlated coordinates and need at least
+            four chains; coordinates or random.
         max_expansions: the most times an interval is widened.
 
     Reference: Neal (2003), doi:10.1214/aos/1056562461; Karamanis and Beutler (2021),
@@ -55,7 +60,7 @@ class Slice(ChainSampler):
     """
 
     warmup: int = 100
-    lines: str = "coordinates"
+    lines: str = "differences"
     max_expansions: int = 16
 
     name: ClassVar[str] = "slice"
@@ -79,10 +84,13 @@ class Slice(ChainSampler):
         dim = state.place.shape[1]
         order = torch.randperm(dim, generator=generator)
         expansions = shrinks = 0.0
-        groups = self._groups(len(state.place), generator)
+        # Far out, where only some coordinates matter, other lines lead nowhere.
+        early = state.moves < EARLY * self.warmup
+        lines = "coordinates" if early else self.lines
+        groups = _groups(lines, len(state.place), generator)
         for number in range(dim):
             for mine in groups:
-                direction = self._direction(state, mine, int(order[number]), generator)
+                direction = _direction(lines, state, mine, int(order[number]), generator)
                 drawn = self._drawn(state, mine, direction, density, generator)
                 place = state.place[mine] + drawn.place[:, None] * direction
                 state = replace(
@@ -103,32 +111,6 @@ class Slice(ChainSampler):
         gain = 1.0 / math.sqrt(1.0 + state.moves / 5.0)
         return replace(state, step_size=min(max(state.step_size * factor**gain, 1e-6), 1e6))
 
-    def _groups(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Return which chains move together: by differences, half of them while others stand."""
-        if self.lines != "differences" or count < 4:
-            return (torch.arange(count),)
-        order = torch.randperm(count, generator=generator)
-        return order[: count // 2], order[count // 2 :]
-
-    def _direction(
-        self, state: FreeChains, mine: torch.Tensor, column: int, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Return the (k, d) direction of each line; a step of one is about the local scale."""
-        place = state.place[mine]
-        if self.lines == "differences" and len(mine) < len(state.place):
-            others = torch.ones(len(state.place), dtype=torch.bool)
-            others[mine] = False
-            standing = state.place[others]
-            first = torch.randint(len(standing), (len(mine),), generator=generator)
-            other = torch.randint(1, len(standing), (len(mine),), generator=generator)
-            return standing[first] - standing[(first + other) % len(standing)]
-        if self.lines == "coordinates":
-            direction = torch.zeros_like(place)
-            direction[:, column] = state.scale[column]
-            return direction
-        noise = randn_like(place, generator)
-        return state.scale * noise / noise.norm(dim=1, keepdim=True).clamp(min=1e-300)
-
     def _drawn(
         self,
         state: FreeChains,
@@ -145,6 +127,34 @@ class Slice(ChainSampler):
         return slice_along(
             along, state.log_density[mine], state.step_size, self.max_expansions, generator
         )
+
+
+def _groups(lines: str, count: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Return which chains move together: by differences, half of them while others stand."""
+    if lines != "differences" or count < 4:
+        return (torch.arange(count),)
+    order = torch.randperm(count, generator=generator)
+    return order[: count // 2], order[count // 2 :]
+
+
+def _direction(
+    lines: str, state: FreeChains, mine: torch.Tensor, column: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Return the (k, d) direction of each line; a step of one is about the local scale."""
+    place = state.place[mine]
+    if lines == "coordinates" or (lines == "differences" and column % PLAIN == 0):
+        direction = torch.zeros_like(place)
+        direction[:, column] = state.scale[column]
+        return direction
+    if len(mine) < len(state.place):
+        others = torch.ones(len(state.place), dtype=torch.bool)
+        others[mine] = False
+        standing = state.place[others]
+        first = torch.randint(len(standing), (len(mine),), generator=generator)
+        other = torch.randint(1, len(standing), (len(mine),), generator=generator)
+        return standing[first] - standing[(first + other) % len(standing)]
+    noise = randn_like(place, generator)
+    return state.scale * noise / noise.norm(dim=1, keepdim=True).clamp(min=1e-300)
 
 
 def slice_along(

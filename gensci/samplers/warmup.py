@@ -9,7 +9,7 @@ import torch
 
 from gensci.core.protocols import Tensors
 
-WINDOW_ENDS = (0.1, 0.2, 0.4, 0.9)
+WINDOW_ENDS = (0.1, 0.2, 0.4, 0.75)
 """Shares of the warm-up after which the scale is taken anew; the rest settles the step size."""
 FORGET, DELAY, SHRINK = 0.75, 10.0, 0.05
 """Constants of dual averaging: kappa, t0 and gamma of its authors."""
@@ -69,9 +69,9 @@ def averaged(state: FreeChains, acceptance: float, aim: float) -> FreeChains:
     )  # fmt: skip
 
 
-def restarted(state: FreeChains) -> FreeChains:
-    """Return the chains with dual averaging begun anew, from ten times the step size."""
-    return replace(state, anchor=math.log(10.0 * state.step_size), miss=0.0, age=0)
+def restarted(state: FreeChains, first_step: float) -> FreeChains:
+    """Return the chains with dual averaging begun anew, from the first step size."""
+    return replace(state, step_size=first_step, anchor=math.log(first_step), miss=0.0, age=0)
 
 
 def settled(state: FreeChains) -> FreeChains:
