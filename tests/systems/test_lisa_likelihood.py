@@ -1,5 +1,6 @@
 """LISA's likelihoods: splines against the whole grid, gradients, and the symmetries."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -21,11 +22,20 @@ from gensci.systems.lisa_observation import Observation, make_observation
 from gensci.systems.lisa_problem import load_problem
 
 
-def near(problem, observation, n, reach=40.0):
+@functools.cache
+def observed(name):
+    """A problem and its observation."""
+    problem = load_problem(name)
+    return problem, make_observation(problem)
+
+
+@functools.cache
+def near(name, n, reach=40.0):
     """Draws of Laplace's approximation at the truth that are within `reach` nats of it.
 
     Further draws leave the posterior along its bent valley.
     """
+    problem, observation = observed(name)
     likelihood = HeterodynedLikelihood(observation, problem.truth, 256)
     slope = slopes(likelihood.residual, problem.truth)
     scale = slope.norm(dim=0)
@@ -50,9 +60,8 @@ def test_heterodyned_equals_the_whole_grid(name, nodes, bound, usual):
     Over 308 draws of the posterior of *loud* the largest error was 0.013 nats with 64 nodes and
     0.0010 with 128 (0.044 and 0.011 about the truth of *loud-noisy*); medians 0.0017 and 0.0001.
     """
-    problem = load_problem(name)
-    observation = make_observation(problem)
-    theta = near(problem, observation, 30)
+    problem, observation = observed(name)
+    theta = near(name, 30)
     assert len(theta) == 30
     exact = FullLikelihood(observation)(theta)
     assert float(exact.max() - exact.min()) > 10
@@ -62,9 +71,8 @@ def test_heterodyned_equals_the_whole_grid(name, nodes, bound, usual):
 
 
 def test_more_nodes_mean_less_error():
-    problem = load_problem("moderate-noisy")
-    observation = make_observation(problem)
-    theta = near(problem, observation, 12)
+    problem, observation = observed("moderate-noisy")
+    theta = near("moderate-noisy", 12)
     bounds = [
         HeterodynedLikelihood(observation, problem.truth, nodes).error_bound(theta)
         for nodes in (24, 48, 96)
@@ -73,18 +81,16 @@ def test_more_nodes_mean_less_error():
 
 
 def test_the_reference_need_not_be_the_best_point():
-    problem = load_problem("moderate-noisy")
-    observation = make_observation(problem)
-    theta = near(problem, observation, 9)
+    _, observation = observed("moderate-noisy")
+    theta = near("moderate-noisy", 12)[:9]
     likelihood = HeterodynedLikelihood(observation, theta[-1], 128)
     assert likelihood.error_bound(theta) < 0.05
 
 
 @pytest.mark.parametrize("name", ["gap", "glitch"])
 def test_whatever_the_data_the_constant_is_right(name):
-    problem = load_problem(name)
-    observation = make_observation(problem)
-    theta = near(problem, observation, 5, reach=1e9)
+    problem, observation = observed(name)
+    theta = near(name, 5, reach=1e9)
     assert HeterodynedLikelihood(observation, problem.truth, 128).error_bound(theta) < 0.05
 
 
@@ -102,10 +108,9 @@ def test_whole_grid_is_the_sum_by_hand():
 
 
 def test_gradient_equals_finite_differences():
-    problem = load_problem("moderate-noisy")
-    observation = make_observation(problem)
+    problem, observation = observed("moderate-noisy")
     target = LisaTarget(problem.prior, HeterodynedLikelihood(observation, problem.truth, 64))
-    theta = near(problem, observation, 2)
+    theta = near("moderate-noisy", 12)[:2]
     value, gradient = target.log_prob_and_grad({THETA: theta})
     torch.testing.assert_close(value, target.log_prob({THETA: theta}))
     width = problem.prior.bounds[:, 1] - problem.prior.bounds[:, 0]

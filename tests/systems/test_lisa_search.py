@@ -7,10 +7,13 @@ import torch
 
 from gensci.core.random import stream
 from gensci.sims.lisa import to_ssb
+from gensci.systems.lisa_glitch_search import find_among_glitches, without_glitches
+from gensci.systems.lisa_information import information
 from gensci.systems.lisa_likelihood import FullLikelihood, images
 from gensci.systems.lisa_observation import Observation, make_observation
 from gensci.systems.lisa_problem import load_problem
 from gensci.systems.lisa_search import descend, find_reference
+from gensci.systems.lisa_summaries import HeterodynedBins
 
 MOST_CALLS = 2_500
 SCALES = torch.tensor([1e-3, 0.1, 0.1, 0.2, 2e4, 0.2, 0.3, 0.1, 0.1, 0.3, 5.0], dtype=torch.float64)
@@ -89,3 +92,38 @@ def test_search_works_in_the_frame_of_the_barycentre():
     theta, calls = find_reference(observation, prior, stream(0, "ssb"))
     assert abs(float(FullLikelihood(observation)(theta[None])[0])) < 1e-2
     assert calls < MOST_CALLS
+
+
+def test_glitches_beside_a_binary_are_found_and_taken_out():
+    """Beside the true binary, what is left has the power of the noise alone."""
+    problem = load_problem("glitch")
+    kind, setting = problem.noise, problem.setting
+    observation = make_observation(problem, 3)
+    cleaned = without_glitches(observation, problem.truth, kind, 9.0)
+    signal = setting.strain(problem.truth[None], setting.frequencies())[0]
+    before, after = (
+        float((o.whitening * (o.data - signal).abs()).square().sum())
+        for o in (observation, cleaned)
+    )
+    degrees = 2 * signal.numel()
+    assert before > degrees + 100 * (2 * degrees) ** 0.5
+    assert abs(after - degrees) < 6 * (2 * degrees) ** 0.5
+    # Data without glitches stay as they are.
+    quiet = make_observation(load_problem("moderate-noisy"), 3)
+    assert torch.equal(without_glitches(quiet, problem.truth, kind, 9.0).data, quiet.data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 5])
+def test_a_binary_is_found_among_glitches(seed):
+    """Within four standard deviations where the Gaussian likelihood alone ends at up to sixty."""
+    problem = load_problem("glitch")
+    observation = make_observation(problem, seed)
+    theta, _, calls = find_among_glitches(
+        observation, problem.prior, problem.noise, stream(0, "glitches")
+    )
+    assert calls < 5_500
+    bins = HeterodynedBins(observation, problem.truth, 64)
+    covariance = torch.linalg.inv(information(bins, problem.truth))
+    sigma = covariance.diagonal().sqrt()
+    assert float(((theta - problem.truth) / sigma)[[0, 1, 2, 3, 10]].abs().max()) < 4
