@@ -154,7 +154,7 @@ def from_model(arguments: argparse.Namespace, pool: TemplatePool | None) -> Draw
 
     This is the one place that knows how the model is called.
     """
-    from gensci.commands.structure_proposals import DENSITY, leading
+    from gensci.commands.structure_proposals import DENSITY, exclusion_of, leading
     from gensci.models.checkpoint import load_network
     from gensci.models.structure_proposal import CrystalProposal, Drawing
     from gensci.nn.structure_sequence import Prompted
@@ -166,6 +166,7 @@ def from_model(arguments: argparse.Namespace, pool: TemplatePool | None) -> Draw
         make_solver(arguments.solver, {"num_steps": arguments.num_steps}),
         arguments.temperature,
         make_solver("flow-ode", DENSITY),
+        exclusion=exclusion_of(arguments.exclusion),
     )
     prompt = Prompted(arguments.style)
 
@@ -226,6 +227,7 @@ def kept_path(arguments: argparse.Namespace, way: str) -> Path:
         solver = f"{arguments.solver}{arguments.num_steps}-T{arguments.temperature:g}"
         weights = f"{Path(arguments.checkpoint).name}-{weights_digest(arguments.checkpoint)}"
         name += f"-{weights}-{solver}-{arguments.style or 'nostyle'}"
+        name += f"-apart{arguments.exclusion:g}" * bool(arguments.exclusion)
     return FOLDER / f"{name}.npz"
 
 
@@ -331,6 +333,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--solver", default="dpm-solver++")
     parser.add_argument("--num-steps", type=int, default=16)
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument(
+        "--exclusion", type=float, default=0.7, help="as --proposal.exclusion of gensci sample"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-likelihood", dest="likelihood", action="store_false")

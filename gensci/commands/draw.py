@@ -151,13 +151,17 @@ def draw_into(
 
 def _prepare(choice: SystemChoice, request: Request) -> Prepared:
     device = choose_device(request.device)
+    drawing = request.proposal_settings
+    if choice.family == "crystal" and request.sampler != "direct":
+        # other samplers need the model's own law, which knows its density
+        drawing = {"exclusion": 0.0, **drawing}
     return prepare(
         choice,
         request.checkpoint,
         device,
         request.system_settings,
         request.allow_extrapolation,
-        request.proposal_settings,
+        drawing,
     )
 
 

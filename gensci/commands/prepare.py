@@ -199,6 +199,7 @@ def _prepare_structures(
     """Crystals and molecules: a model of structures draws what the system prompts for."""
     system = family.from_text(choice.text, **settings)
     from gensci.commands.structure_proposals import load_structure_proposal, recorded
+    from gensci.models.published_proposal import PublishedCrystals
 
     proposal, digest = load_structure_proposal(
         checkpoint, system.prompt(), device, **proposal_settings
@@ -210,6 +211,8 @@ def _prepare_structures(
         "checkpoint_sha256": digest,
         "device": str(device),
     }
+    if isinstance(proposal, PublishedCrystals):
+        facts["proposal.exclusion"] = 0.0  # they draw as published
     return Prepared(
         system.target(device),
         proposal,
@@ -223,14 +226,14 @@ def _prepare_lisa(choice: SystemChoice, checkpoint: str, settings: Mapping[str, 
     """A LISA binary: a surrogate of its posterior proposes, the exact likelihood weighs."""
     from gensci.commands.lisa_proposals import lisa_writer, load_lisa
 
-    system, proposal, reference, digest = load_lisa(choice.text, checkpoint, settings)
+    found = load_lisa(choice.text, checkpoint, settings)
     facts = {
-        **system.record(),
+        **found.system.record(),
         "checkpoint": checkpoint_name(checkpoint),
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": found.digest,
         "device": "cpu",
     }
-    return Prepared(system.target(reference), proposal, facts, write=lisa_writer(system))
+    return Prepared(found.target, found.proposal, facts, write=lisa_writer(found.system))
 
 
 def _writer(family: str, system: Any, proposal: Any) -> Callable[[Path, SampleSet], np.ndarray]:

@@ -58,6 +58,23 @@ def minimum_distances(fractional: Tensor, lattice: Tensor) -> Tensor:
     return torch.cat(found).to(fractional.dtype)
 
 
+def distances_to(point: Tensor, fractional: Tensor, lattice: Tensor) -> Tensor:
+    """Distances from one point to the nearest image of every atom.
+
+    Args:
+        point: (n, 3) fractional.
+        fractional: (n, atoms, 3), in any cell.
+        lattice: (n, 3, 3) rows in Angstrom, finite and of positive volume, however skewed.
+
+    Returns:
+        (n, atoms) float64 Angstrom.
+    """
+    lattice = lattice.double()
+    cell = reduced_basis(lattice) @ lattice
+    apart = (fractional.double() - point.double().unsqueeze(1)) @ lattice @ torch.linalg.inv(cell)
+    return _images(cell, wrapped(apart).unsqueeze(1))[:, 0].clamp_min(0).sqrt()
+
+
 def _distances(fractional: Tensor, lattice: Tensor) -> Tensor:
     cell = reduced_basis(lattice) @ lattice
     inside = fractional @ lattice @ torch.linalg.inv(cell)

@@ -172,7 +172,8 @@ class NewCrystals:
         ]
         with torch.no_grad():
             first, *others = [Track(self.network, batch, ~open_slots(batch)) for batch in batches]
-            batch = draw_slots(first, self.drawing.solve(generator), tuple(others))
+            solve, amend = self.drawing.solve(generator), self.drawing.exclusion
+            batch = draw_slots(first, solve, tuple(others), amend)
         return read_crystals(batch, self.network.layout)
 
 

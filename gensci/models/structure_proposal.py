@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from gensci.core.diffusion import Denoiser
 from gensci.core.protocols import Tensors
 from gensci.models.structure_batches import open_crystals, open_molecules, read_crystals
+from gensci.models.structure_exclusion import Exclusion, closes
 from gensci.nn.structure_collate import Ordered, element_order, from_first
 from gensci.nn.structure_decoding import Track, draw_slots, open_slots
 from gensci.nn.structure_heads import RestingHead
@@ -25,7 +26,6 @@ from gensci.nn.structure_sequence import Batch, Prompted, crystal_line, stack
 ANGSTROM = 0.1  # nm
 ROWS_AT_ONCE = 256
 TRIES = 8  # for cells whose angles close to no volume
-FLAT = 0.05  # of the volume of a rectangular cell with the same edges
 _LARGER = "or choose a --checkpoint for larger ones (`gensci list checkpoints`)"
 
 
@@ -54,12 +54,14 @@ class Drawing:
         temperature: of the coordinates; 1 is the model's own law.
         density: the solver that log-densities come from, or None for ``solver`` itself.
         guide: turns the denoiser with conditions and the one without into one, or None.
+        exclusion: keeps the atoms of crystals apart, or None; densities do not know of it.
     """
 
     solver: SlotSolver
     temperature: float = 1.0
     density: DensitySolver | None = None
     guide: Callable[[Denoiser, Denoiser], Any] | None = None
+    exclusion: Exclusion | None = None
 
     def solve(self, generator: Generator) -> Callable[..., Tensor]:
         """The function that `draw_slots` asks for."""
@@ -149,7 +151,8 @@ class CrystalProposal:
     def _draw(self, which: Tensor, generator: Generator) -> Tensors:
         first, *others = self.tracks(which)
         with torch.no_grad():
-            drawn = draw_slots(first, self.drawing.solve(generator), tuple(others))
+            solve, amend = self.drawing.solve(generator), self.drawing.exclusion
+            drawn = draw_slots(first, solve, tuple(others), amend)
         return self.in_order(read_crystals(drawn, self.network.layout))
 
     def in_order(self, x: Tensors) -> Tensors:
@@ -210,12 +213,6 @@ class MostLikely:
         score = self.judge.log_prob(x).view(n, self.tries)
         best = score.argmax(1) + self.tries * torch.arange(n, device=score.device)
         return {name: value[best.to(value.device)] for name, value in x.items()}
-
-
-def closes(lattice: Tensor) -> Tensor:
-    """(n,) whether lattice vectors (n, 3, 3) span a volume that is not next to nothing."""
-    volume = torch.linalg.det(lattice.double()).abs()
-    return volume > FLAT * lattice.double().norm(dim=-1).prod(-1)
 
 
 def with_volume(draw: Callable[[Tensor], Tensors], rows: Tensor) -> Tensors:

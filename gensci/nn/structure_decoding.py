@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Solve = Callable[[Denoiser], Tensor]
 """Draws (n, 3) of slots from their denoiser."""
+Amend = Callable[["Track", Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""Turns what was drawn for rows of a track into what is written; may have some drawn again."""
 
 
 class Track:
@@ -114,7 +116,9 @@ class Track:
         return other
 
 
-def draw_slots(track: Track, solve: Solve, others: tuple[Track, ...] = ()) -> Batch:
+def draw_slots(
+    track: Track, solve: Solve, others: tuple[Track, ...] = (), amend: Amend | None = None
+) -> Batch:
     """Draw all open slots of a track, one place after another.
 
     Args:
@@ -122,21 +126,30 @@ def draw_slots(track: Track, solve: Solve, others: tuple[Track, ...] = ()) -> Ba
         solve: draws slots from their denoiser.
         others: tracks of the same rows under other prompts; ``solve`` is called with the denoisers
             of all, those of ``track`` first, and what it draws is written into every one.
+        amend: has a say in what is written.
 
     Returns:
         The batch with its values drawn.
     """
     while not track.finished:
-        draw_slot(track, solve, others)
+        draw_slot(track, solve, others, amend)
     return track.batch
 
 
-def draw_slot(track: Track, solve: Solve, others: tuple[Track, ...] = ()) -> None:
+def draw_slot(
+    track: Track, solve: Solve, others: tuple[Track, ...] = (), amend: Amend | None = None
+) -> None:
     """Draw the slots of one place, and read them; see :func:`draw_slots`."""
     rows = track.open.nonzero().squeeze(-1)
+
+    def drawn(rows: Tensor) -> Tensor:
+        return solve(*(one.denoiser(rows) for one in (track, *others)))
+
     values = track.batch.value[rows, track.place]
     if len(rows):
-        values = solve(*(one.denoiser(rows) for one in (track, *others)))
+        values = drawn(rows)
+        if amend is not None:
+            values = amend(track, rows, values, lambda some: drawn(rows[some]))
     for one in (track, *others):
         one.put(rows, values)
 

@@ -75,8 +75,8 @@ class Direct(OneShot):
         require_weight(joined, self.name)
         kept, rejected = drop_rejected(joined, torch.isfinite(joined.log_weight))
         unknown = kept.log_proposal is None
-        remedy = "mcmc sampler, where it fits," if unknown else "importance sampler"
-        advice = f"these are draws of the model alone: use the {remedy} to correct them"
+        remedy = "another sampler that fits" if unknown else "the importance sampler"
+        advice = f"these are draws of the model alone: use {remedy} to correct them"
         if kept.log_target is None:
             advice = "these are draws of the model alone, and there is no target to correct them by"
         report = verdict(ess=float(len(kept)), ess_fraction=len(kept) / len(joined), advice=advice)

@@ -133,6 +133,7 @@ def test_settings_reach_the_model(asked):
     assert prompt.conditions == {"band_gap": 1.5}
     record = json.loads(Path("results/crystal-de-novo/run.json").read_text())
     assert record["settings"]["proposal.num_steps"] == 20
+    assert record["settings"]["proposal.exclusion"] == 0.7
     assert record["settings"]["proposal.solver"] == "dpm-solver++"
     assert record["settings"]["checkpoint"] == "mine"
 
@@ -196,10 +197,26 @@ def test_settings_without_an_effect_are_refused(model, prompt, settings, named):
         model(StructurePrompt("crystal", **prompt), **settings)
 
 
+def test_atoms_keep_apart_unless_the_density_of_the_draws_matters(asked, model, tmp_path):
+    weighed = ("--sampler", "importance", "--system.target", "none")
+    for way in ((), ("--sampler", "twisted-smc"), (*weighed, "--proposal.exclusion", "0.5")):
+        sample("--system", "crystal:TiO2", "--out", str(tmp_path / "-".join(("o", *way[:2]))), *way)
+    given = [settings.get("exclusion") for _, _, settings in asked]
+    assert given == [None, 0.0, "0.5"]
+    spaced = model(StructurePrompt("crystal", numbers=(22, 8, 8)))
+    target = SimpleNamespace(log_prob=lambda x: torch.zeros(len(x["numbers"])))
+    assert Importance().lacks(target, spaced) == ["proposal.sample_and_log_prob"]
+    assert TwistedSmc().lacks(target, spaced)
+    with pytest.raises(UsageError, match="exclusion needs crystals"):
+        model(StructurePrompt("molecule", smiles="CCO"), exclusion="0.5")
+    with pytest.raises(UsageError, match="exclusion 7"):
+        model(StructurePrompt("crystal", numbers=(22, 8, 8)), exclusion="7")
+
+
 def test_guided_crystals_can_be_steered_but_not_weighted(model):
     prompt = StructurePrompt("crystal", numbers=(22, 8, 8), conditions={"band_gap": 2.0})
     target = SimpleNamespace(log_prob=lambda x: torch.zeros(len(x["numbers"])))
-    free, guided = model(prompt), model(prompt, guidance="2")
+    free, guided = (model(prompt, exclusion="0", guidance=g) for g in ("1", "2"))
     assert not Importance().lacks(target, free)
     assert Importance().lacks(target, guided) == ["proposal.sample_and_log_prob"]
     assert not TwistedSmc().lacks(target, guided)

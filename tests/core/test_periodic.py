@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gensci.core.periodic import minimum_distances, reduced_basis
+from gensci.core.periodic import distances_to, minimum_distances, reduced_basis
 
 pytest.importorskip("pymatgen")
 
@@ -104,3 +104,15 @@ def test_many_crystals_are_done_in_parts(monkeypatch):
     monkeypatch.setattr("gensci.core.periodic._AT_ONCE", 1000)
     torch.testing.assert_close(minimum_distances(fractional, lattice), whole)
     assert minimum_distances(fractional[:0], lattice[:0]).shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("skew", [0, 3, 12])
+def test_distances_to_one_point_are_those_between_all(skew):
+    lattice, _ = random_lattices(12, skew, seed=4)
+    generator = torch.Generator().manual_seed(5)
+    fractional = 2 * torch.randn(12, 5, 3, generator=generator, dtype=torch.float64)
+    every = minimum_distances(fractional, lattice)
+    for atom in range(5):
+        others = [k for k in range(5) if k != atom]
+        got = distances_to(fractional[:, atom], fractional[:, others], lattice)
+        torch.testing.assert_close(got, every[:, atom, others])
