@@ -33,6 +33,8 @@ import torch
 from bench_environment import environment, write_results
 from snl_judging import task_prior
 
+# imports Lightning, which is not to be counted as training
+import gensci.models.likelihood_fitting  # noqa: F401
 from gensci.core.random import stream
 from gensci.loops.fitting import FITTING, FlowEstimator, SurrogateSampler
 from gensci.loops.rounds import InferenceProblem, LoopSettings
