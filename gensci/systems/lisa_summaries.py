@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gensci.core.errors import UsageError
 from gensci.systems.lisa_cut import CutSplines
 from gensci.systems.lisa_glitch_bank import GlitchBank
 from gensci.systems.lisa_heterodyne import Heterodyne, as_real
@@ -21,7 +22,8 @@ class HeterodynedBins:
     """Inner products of the data with all splines about a reference binary, whitened.
 
     Gaussian noise, stationary or cut by a gap, comes out as independent unit normals; glitches come
-    on top. A gap is cut into the signal of every binary as it was into the data.
+    on top. A gap is cut into the signal of every binary as it was into the data; the window of the
+    observation counts where the noise brings none.
 
     Args:
         observation: the data.
@@ -33,7 +35,8 @@ class HeterodynedBins:
         dim: 2 c K numbers.
 
     Raises:
-        UsageError: the gap hides so much that some numbers hold no noise at all.
+        UsageError: the gap hides so much that some numbers hold no noise at all, or the data have
+            a window and glitches.
     """
 
     def __init__(
@@ -50,6 +53,12 @@ class HeterodynedBins:
         self.kind = noise or Gaussian()
         self._bank: GlitchBank | None = None
         window = self.kind.window(observation.setting)
+        window = observation.window if window is None else window
+        if window is not None and isinstance(self.kind, Glitches):
+            raise UsageError(
+                "the observation has a window and its noise has glitches",
+                "give data without a window: glitches are not carried through one",
+            )
         self._cut = (
             None if window is None else CutSplines(self.heterodyne, observation.setting, window)
         )

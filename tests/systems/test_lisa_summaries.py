@@ -138,6 +138,20 @@ def test_noise_with_a_gap_is_white_where_plain_summaries_are_not():
     is_white(summary.noise(2000, stream(0, "drawn")))
 
 
+def test_the_window_of_the_observation_is_enough():
+    problem, summary = load_problem("gap"), bins("gap")
+    again = HeterodynedBins(summary.observation, problem.truth, NODES)
+    torch.testing.assert_close(again.data(), summary.data())
+    theta = problem.truth[None]
+    torch.testing.assert_close(again.signal(theta), summary.signal(theta))
+
+
+def test_glitches_and_a_window_are_refused():
+    observation, noise = bins("gap").observation, load_problem("glitch").noise
+    with pytest.raises(UsageError, match="has a window and its noise has glitches"):
+        HeterodynedBins(observation, load_problem("gap").truth, NODES, noise)
+
+
 def test_a_gap_that_leaves_nothing_is_refused():
     problem = load_problem("gap")
     gap = Gap(begin=-2e6, end=1e6, taper=900.0)
