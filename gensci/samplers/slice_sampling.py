@@ -89,8 +89,10 @@ class Slice(ChainSampler):
         lines = "coordinates" if early else self.lines
         groups = _groups(lines, len(state.place), generator)
         for number in range(dim):
+            plain = lines == "differences" and number % PLAIN == 0
+            kind = "coordinates" if plain else lines
             for mine in groups:
-                direction = _direction(lines, state, mine, int(order[number]), generator)
+                direction = _direction(kind, state, mine, int(order[number]), generator)
                 drawn = self._drawn(state, mine, direction, density, generator)
                 place = state.place[mine] + drawn.place[:, None] * direction
                 state = replace(
@@ -142,7 +144,7 @@ def _direction(
 ) -> torch.Tensor:
     """Return the (k, d) direction of each line; a step of one is about the local scale."""
     place = state.place[mine]
-    if lines == "coordinates" or (lines == "differences" and column % PLAIN == 0):
+    if lines == "coordinates":
         direction = torch.zeros_like(place)
         direction[:, column] = state.scale[column]
         return direction
