@@ -91,7 +91,8 @@ def run_infer(
         own = {
             "--simulator": simulator, "--log-likelihood": log_likelihood,
             "--loop": loop_settings, "--model": model_settings, "--sampler": sampler_settings,
-            "--exact": exact_settings,
+            "--exact": exact_settings, "--calibration": calibration,
+            "--local-calibration": local_calibration,
         }  # fmt: skip
         return infer_lisa_text(
             system or "lisa:mbhb", problem, observation, prior, own, common, lisa_settings or {}

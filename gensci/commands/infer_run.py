@@ -43,6 +43,7 @@ class Found:
         rounds: Draws after each round by its name, for the picture; the last may be corrected.
         overlay: Further posteriors in the corner plot, by name.
         counts: Calls by kind.
+        calls: The same in words.
         facts: Further entries of `run.json`.
         lines: Further lines for the user.
         pictures: Write further files into the folder of diagnostics.
@@ -55,6 +56,7 @@ class Found:
     rounds: Mapping[str, Draws] = field(default_factory=dict)
     overlay: Mapping[str, Draws] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    calls: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     pictures: tuple[Callable[[Path], None], ...] = ()
@@ -165,7 +167,6 @@ def tidied(samples: SampleSet) -> SampleSet:
 def told(found: Found, path: Path | None, seconds: Mapping[str, float]) -> list[str]:
     """What to tell the user at the end: a table, counts, the verdict, the files."""
     verdict = found.samples.meta["verdict"]
-    counts = ", ".join(f"{count:,} {name} calls" for name, count in found.counts.items())
     numbers = f"{len(found.samples)} samples, effective size {verdict['ess']:.0f}"
     if verdict.get("efficiency") is not None:
         numbers += f", efficiency {verdict['efficiency']:.1%}"
@@ -176,7 +177,7 @@ def told(found: Found, path: Path | None, seconds: Mapping[str, float]) -> list[
         spread = "an unknown error" if error is None else f"{error:.3f}"
         numbers += f", log Z {verdict['log_z']:.3f} +- {spread}"
     spent = f"{seconds['wall']:.0f} s, {seconds['cpu']:.0f} s of processor time"
-    lines = [*table(found.samples, found.labels), f"  {counts}; {spent}", f"  {numbers}"]
+    lines = [*table(found.samples, found.labels), f"  {found.calls}; {spent}", f"  {numbers}"]
     lines += [f"  {line}" for line in found.lines]
     lines.append(f"  verdict: {verdict['advice']}")
     if path is not None:

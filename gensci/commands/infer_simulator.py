@@ -185,6 +185,7 @@ class _Inference:
         if exact is not None:
             rounds["exact"] = drawable(samples)
             overlay["surrogate"] = drawable(result.posterior)
+        counts = _counts(result, exact, checks)
         verdict = _verdict(result, samples, exact, checks, self.plan.loop)
         return Found(
             samples=samples.with_meta(verdict=verdict),
@@ -193,7 +194,8 @@ class _Inference:
             records=result.records,
             rounds=rounds,
             overlay=overlay,
-            counts=_counts(result, exact, checks),
+            counts=counts,
+            calls=", ".join(f"{count:,} {name} calls" for name, count in counts.items()),
             facts={"stopped": result.stopped, **_failures(result), **checks.facts()},
             lines=checks.lines(),
             pictures=checks.pictures(),

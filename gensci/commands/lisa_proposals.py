@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gensci.core.errors import CheckpointError, UsageError
+from gensci.core.errors import UsageError
+from gensci.core.posterior import PosteriorTarget
+from gensci.core.random import stream
 from gensci.core.results import SampleSet
 from gensci.io.figures import Draws
 from gensci.io.posterior import PosteriorExtras, write_tables
 from gensci.io.posterior_corner import corner_plot
 from gensci.io.posterior_summary import Labels
+from gensci.loops.lisa_surrogate import ShippedSurrogate, UnfoldedProposal, load_surrogate
 from gensci.models.checkpoint import load_checkpoint
-from gensci.models.proposal_flow import ProposalFlow
 from gensci.sims.lisa import PARAMETERS, UNITS
-from gensci.systems.lisa import IMAGES, LisaSystem
+from gensci.systems.lisa import LisaSystem
 from gensci.systems.lisa_problem import Problem
-from gensci.systems.lisa_setting import Setting
 
-_NEEDED = ("problem", "setting", "reference")
+_CANDIDATES = 4000
 
 
-def load_lisa(
-    text: str, checkpoint: str, settings: Mapping[str, Any]
-) -> tuple[LisaSystem, ProposalFlow, torch.Tensor, str]:
-    """The system, its proposal, the reference of its likelihood and the hash of the weights.
+@dataclass(frozen=True)
+class LisaSampling:
+    """What samples a binary from a surrogate.
+
+    Attributes:
+        system: The binary.
+        proposal: Draws near its posterior, with their density.
+        target: What weighs them: the exact posterior, or the surrogate's.
+        digest: Hash of the surrogate's weights.
+    """
+
+    system: LisaSystem
+    proposal: UnfoldedProposal
+    target: PosteriorTarget
+    digest: str
+
+
+def load_lisa(text: str, checkpoint: str, settings: Mapping[str, Any]) -> LisaSampling:
+    """The system and what samples it.
 
     Args:
         text: `mbhb`.
-        checkpoint: Name or folder of a proposal flow of a LISA posterior.
+        checkpoint: Name or folder of a surrogate of a LISA posterior.
         settings: Of the system.
 
     Raises:
@@ -41,19 +59,24 @@ def load_lisa(
         CheckpointError: It is absent, truncated or tampered with.
     """
     _, config, meta = load_checkpoint(checkpoint)
-    if config["class"] != "proposal-network":
+    if config["class"] != "flow-ensemble" or "setting" not in meta:
         raise UsageError(
-            f"checkpoint {checkpoint!r} is no posterior of a LISA binary",
+            f"checkpoint {checkpoint!r} is no surrogate of a LISA binary",
             "choose another --checkpoint (`gensci list checkpoints`)",
         )
-    missing = [name for name in _NEEDED if name not in meta]
-    if missing:
-        raise CheckpointError(f"{checkpoint} lacks {', '.join(missing)}", "write it again")
-    system = LisaSystem.from_text(text, trained_for=meta["problem"], **settings)
-    system.check(Setting(**meta["setting"]), f"the surrogate {checkpoint}")
-    proposal = ProposalFlow.load(checkpoint, IMAGES.get(str(meta.get("images"))))
-    reference = torch.tensor(meta["reference"], dtype=torch.float64)
-    return system, proposal, reference, str(meta["weights_sha256"])
+    system = LisaSystem.from_text(text, trained_for=meta.get("problem", "loud"), **settings)
+    shipped = load_surrogate(checkpoint)
+    system.check(shipped.setting, f"the surrogate {checkpoint}")
+    if system.likelihood == "surrogate":
+        return LisaSampling(system, shipped.proposal, shipped.target, meta["weights_sha256"])
+    target = system.target(_best_point(shipped))
+    return LisaSampling(system, shipped.proposal, target, meta["weights_sha256"])
+
+
+def _best_point(shipped: ShippedSurrogate) -> Tensor:
+    """(11,) the most likely of many draws, about which the exact likelihood is heterodyned."""
+    theta = shipped.proposal.sample(_CANDIDATES, stream(0, "lisa", "reference"))["theta"]
+    return theta[shipped.target.log_prob({"theta": theta}).argmax()]
 
 
 def lisa_labels(problem: Problem) -> Labels:

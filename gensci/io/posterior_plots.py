@@ -147,9 +147,24 @@ def rounds_plot(
 
 
 def predictive_plot(
-    path: Path, observed: Array, predicted: Array, weight: Array | None = None, *, title: str = ""
+    path: Path,
+    observed: Array,
+    predicted: Array,
+    weight: Array | None = None,
+    *,
+    title: str = "",
+    data: str = "datum",
 ) -> None:
-    """The observation (dim,) among data (n, dim) simulated from the posterior."""
+    """The observation (dim,) among data (n, dim) simulated from the posterior.
+
+    Args:
+        path: of the PNG.
+        observed: the observation.
+        predicted: the simulated data.
+        weight: (n,) of the simulated data.
+        title: above the picture.
+        data: what one of the dim numbers is called.
+    """
     quantiles = (0.025, 0.16, 0.5, 0.84, 0.975)
     bands = np.stack([weighted_quantile(column, quantiles, weight) for column in predicted.T], 1)
     centre = bands[2]
@@ -169,8 +184,8 @@ def predictive_plot(
     axes.plot(
         np.arange(number), (observed - centre) / scale, ".", color=TRUTH, ms=size, label="observed"
     )
-    axes.set_xlabel("number of the datum")
-    axes.set_ylabel("(datum − median) / sd")
+    axes.set_xlabel(f"number of the {data}")
+    axes.set_ylabel(f"({data} − median) / sd")
     axes.set_xlim(-0.5, number - 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper right")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +9,15 @@ import torch
 from torch import Tensor
 
 from gensci.core.errors import UsageError
-from gensci.core.registry import SYSTEMS
-from gensci.systems.lisa_likelihood import (
-    HeterodynedLikelihood,
-    LisaTarget,
-    images,
-    phase_images,
-)
+from gensci.core.registry import SYSTEMS, did_you_mean
+from gensci.systems.lisa_likelihood import HeterodynedLikelihood, LisaTarget
 from gensci.systems.lisa_observation import Observation, load_observation, make_observation
 from gensci.systems.lisa_problem import Problem, load_problem
 from gensci.systems.lisa_setting import Setting
 from gensci.systems.settings import typed_settings
 
 NODES = 128
-IMAGES: dict[str, Callable[[Tensor], Tensor]] = {"sky": images, "phase": phase_images}
-"""Symmetries by the names under which checkpoints keep them."""
+LIKELIHOODS = ("exact", "surrogate")
 
 
 @SYSTEMS.register(
@@ -45,12 +38,14 @@ class LisaSystem:
         observation: The data.
         source: Where they come from: `problem`, or a file.
         nodes: Frequencies of the heterodyned likelihood in each channel.
+        likelihood: What weighs: exact or surrogate.
     """
 
     problem: Problem
     observation: Observation
     source: str
     nodes: int = NODES
+    likelihood: str = "exact"
 
     @classmethod
     def from_text(cls, text: str, trained_for: str = "loud", **settings: Any) -> LisaSystem:
@@ -59,7 +54,7 @@ class LisaSystem:
         Args:
             text: `mbhb`.
             trained_for: Problem of the surrogate, taken where no setting names one.
-            settings: `problem`, `observation` (a file) and `nodes`, as text or values.
+            settings: `problem`, `observation` (a file), `nodes`, `likelihood`; text or values.
 
         Raises:
             UsageError: A setting is unknown, or the observation was taken otherwise than the
@@ -71,15 +66,22 @@ class LisaSystem:
             parser.add_argument("--problem", type=str, default=trained_for)
             parser.add_argument("--observation", type=str, default="")
             parser.add_argument("--nodes", type=int, default=NODES)
+            parser.add_argument("--likelihood", type=str, default="exact")
 
         chosen = typed_settings(settings, "a LISA binary", declare)
         if chosen["nodes"] < 8:
             raise UsageError(f"--system.nodes {chosen['nodes']}", "give 8 or more")
+        if chosen["likelihood"] not in LIKELIHOODS:
+            hint = did_you_mean(chosen["likelihood"], list(LIKELIHOODS))
+            raise UsageError(
+                f"--system.likelihood {chosen['likelihood']!r}",
+                f"{hint}choose from: {', '.join(LIKELIHOODS)}",
+            )
         problem = load_problem(chosen["problem"])
         source = chosen["observation"]
         observation = load_observation(source) if source else make_observation(problem)
         observation.check(problem.setting, f"problem {problem.name!r}")
-        return cls(problem, observation, source or "problem", chosen["nodes"])
+        return cls(problem, observation, source or "problem", chosen["nodes"], chosen["likelihood"])
 
     def check(self, setting: Setting, owner: str) -> None:
         """Refuse a surrogate that was trained for data taken otherwise.
@@ -101,4 +103,5 @@ class LisaSystem:
             "system.problem": self.problem.name,
             "system.observation": self.source,
             "system.nodes": self.nodes,
+            "system.likelihood": self.likelihood,
         }

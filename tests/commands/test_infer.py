@@ -2,7 +2,11 @@
 
 import csv
 import json
+import random
+import signal
+import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -402,3 +406,65 @@ def test_the_python_call_gives_what_the_command_writes(tmp_path):
         np.testing.assert_array_equal(samples.x["theta"].numpy(), stored["theta"])
     assert samples.meta["counts"]["simulator"] == 150
     assert samples.meta["parameters"] == ["a", "b"]
+
+
+def test_the_script_of_the_readme(monkeypatch, capsys):
+    """Run as it stands but for fewer simulations and steps, against the posterior on a grid."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    (script,) = [block for block in blocks if "gensci.infer(" in block]
+    assert len([line for line in script.splitlines() if line]) <= 20
+    whole = "rounds=3, simulations=1000"
+    assert whole in script
+    small = 'rounds=3, simulations=500, predictive=0, model_settings={"steps": 300}'
+    names = {}
+    exec(script.replace(whole, small), names)
+    frequency, damping = np.meshgrid(
+        np.linspace(1, 6, 401), np.linspace(0, 2, 401), indexing="ij"
+    )  # fmt: skip
+    times = names["TIMES"]
+    signal = np.exp(-damping[..., None] * times) * np.cos(frequency[..., None] * times)
+    log = -0.5 * ((signal - names["observed"]) ** 2).sum(-1) / 0.01
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    theta = names["posterior"].x["theta"].numpy()
+    for column, values in enumerate((frequency, damping)):
+        mean = (weight * values).sum()
+        sd = np.sqrt((weight * (values - mean) ** 2).sum())
+        assert abs(theta[:, column].mean() - mean) < 0.5 * sd
+        assert 0.6 * sd < theta[:, column].std() < 1.6 * sd
+    assert "frequency: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_instant_ends_with_the_same_bits(tmp_path):
+    arguments = [sys.executable, "-m", "gensci", *command("simulate", TINY)]
+    arguments = [*arguments, "--jobs", "1", "--simulations", "200"]
+
+    def run(out, seconds=None):
+        process = subprocess.Popen([*arguments, "--out", out], stdout=subprocess.DEVNULL)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    begun = time.monotonic()
+    assert run("whole") == 0
+    duration = time.monotonic() - begun
+    delays = random.Random(5)
+    ends = [run("killed", delays.uniform(0.3, 0.95) * duration) for _ in range(6)]
+    assert -signal.SIGKILL in ends
+    assert run("killed") == 0
+    bits = [(tmp_path / name / "samples.npz").read_bytes() for name in ("whole", "killed")]
+    assert bits[0] == bits[1]
+
+
+@pytest.mark.slow
+def test_local_tests_of_many_runs(tmp_path):
+    assert (
+        main([*command(), "--calibration", "100", "--local-calibration", "40", "--out", "r"]) == 0
+    )
+    run = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert run["calibration"]["local_c2st_pvalue"] > 0.01
+    assert run["local_calibration"]["runs"] == 40
