@@ -124,6 +124,27 @@ def test_a_simulator_whose_spread_depends_on_theta():
     assert (law(test).log_prob(x).sum(1) - found.log_prob(x, test)).mean() < 0.12
 
 
+def test_correlations_that_depend_on_theta_need_no_layers():
+    """Two columns of correlation tanh(2 theta): the triangular matrix meets any Gaussian."""
+
+    def law(theta):
+        rho = (2 * theta[:, 0]).tanh()
+        covariance = torch.eye(2, dtype=torch.float64).repeat(len(theta), 1, 1)
+        covariance[:, 0, 1] = covariance[:, 1, 0] = rho
+        return torch.distributions.MultivariateNormal(torch.zeros_like(theta), covariance)
+
+    def simulated(theta, name):
+        return (law(theta).scale_tril @ draws(len(theta), 2, name)[:, :, None])[:, :, 0]
+
+    theta, test = 0.7 * draws(3000, 2, "theta"), 0.7 * draws(2000, 2, "test")
+    settings = LikelihoodSettings(kind="gaussian", mean_hidden=32, steps=600, learning_rate=4e-3)
+    found = NeuralLikelihood.fit(theta, simulated(theta, "x"), settings=settings)
+    x = simulated(test, "test x")
+    missed = law(test).log_prob(x) - found.log_prob(x, test)
+    apart = law(test).log_prob(x) - torch.distributions.Normal(0, 1).log_prob(x).sum(1)
+    assert missed.mean() < 0.15 * apart.mean()
+
+
 def test_one_column_of_bimodal_data():
     """Affine layers alone would give a Gaussian; splines give both modes."""
     theta = draws(2000, 1, "theta")
