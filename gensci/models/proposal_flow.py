@@ -197,12 +197,15 @@ class ProposalFlow:
         return save_checkpoint(folder, self.network.state_dict(), config, {**(meta or {}), **about})
 
     @classmethod
-    def load(cls, source: str | Path, images: Images | None = None) -> ProposalFlow:
+    def load(
+        cls, source: str | Path, images: Images | None = None, prior: Prior | None = None
+    ) -> ProposalFlow:
         """Read a checkpoint.
 
         Args:
             source: A folder or the name of a shipped checkpoint.
             images: The symmetries it was fitted with.
+            prior: What it was fitted with, where `Prior.from_json` does not know its kind.
 
         Raises:
             CheckpointError: As `gensci.models.checkpoint.load_network`.
@@ -213,7 +216,8 @@ class ProposalFlow:
             raise UsageError(f"{source} holds no proposal", "give a checkpoint of a proposal flow")
         if meta["folded"] and images is None:
             raise UsageError(f"the proposal {source} is folded", "give the images it was made with")
-        prior, folding = Prior.from_json(meta["prior"]), None
+        prior = Prior.from_json(meta["prior"]) if prior is None else prior
+        folding = None
         if meta["folded"]:
             points = network.double().sample(200, stream(0, "folding"))
             folding = Folding(images, prior.bounds, prior.periods, prior.wrap(points))

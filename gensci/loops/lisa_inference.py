@@ -1,0 +1,352 @@
+"""The posterior of one LISA observation from few waveforms, judged by the exact likelihood.
+
+Search the data for the best point; simulate whitened signals about it, first widely, then where the
+learned likelihood believes the posterior to be; sample that; fit a flow to the samples and weigh
+its draws by the exact heterodyned likelihood. Where noise is not Gaussian there is no exact
+likelihood, and the surrogate's posterior is the result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gensci.core.errors import UsageError
+from gensci.core.posterior import THETA, PosteriorTarget
+from gensci.core.protocols import Store
+from gensci.core.random import stream
+from gensci.core.results import SampleSet
+from gensci.core.weights import LogZ
+from gensci.loops.lisa_surrogate import (
+    LisaEstimator,
+    LisaSurrogate,
+    SignalSimulator,
+    WideSampler,
+    unfolded,
+)
+from gensci.loops.reweighting import Reweighted, ReweightSettings, reweight
+from gensci.loops.rounds import InferenceProblem, LoopSettings, RoundRecord, SequentialResult
+from gensci.loops.sequential import run_rounds
+from gensci.models.neural_likelihood import LikelihoodSettings
+from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
+from gensci.samplers.tempering import Tempering
+from gensci.systems.lisa_coordinates import (
+    COPIES,
+    SimplePrior,
+    from_simple,
+    log_abs_det_jacobian,
+    to_simple,
+)
+from gensci.systems.lisa_likelihood import HeterodynedLikelihood
+from gensci.systems.lisa_noise import Gap, Glitches
+from gensci.systems.lisa_observation import Observation
+from gensci.systems.lisa_problem import Problem
+from gensci.systems.lisa_search import find_reference
+from gensci.systems.lisa_setting import Setting
+from gensci.systems.lisa_summaries import HeterodynedBins, Projection, ScoreCompression
+from gensci.systems.lisa_wide import WideProposal, WideSettings, wide_proposal
+
+Say = Callable[[str], None]
+SUMMARIES = ("bins", "score")
+
+
+@dataclass(frozen=True)
+class LisaSettings:
+    """How a LISA observation is inferred.
+
+    Attributes:
+        nodes: splines of the heterodyned bins, in each channel.
+        summary: what the likelihood is learned of: bins, or score for eleven numbers; None for
+            bins in Gaussian noise and score in other noise.
+        population: of the search.
+        generations: of the search.
+        skies: of the search.
+        wide: where round 1 simulates.
+        loop: rounds and their sizes.
+        likelihood: the network; None for what fits the noise.
+        tempering: the sampler of surrogate posteriors.
+        reweight: the correction; None for no correction.
+    """
+
+    nodes: int = 64
+    summary: str | None = None
+    population: int = 40
+    generations: int = 15
+    skies: int = 200
+    wide: WideSettings = field(default_factory=WideSettings)
+    loop: LoopSettings = field(
+        default_factory=lambda: LoopSettings(
+            rounds=3, simulations=(600, 800, 1000), defensive=0.1, temperature=2.0, draws=2000,
+            num_samples=8000,
+        )
+    )  # fmt: skip
+    likelihood: LikelihoodSettings | None = None
+    tempering: Tempering = field(
+        default_factory=lambda: Tempering(num_walkers=400, warmup=150, thinning=10)
+    )
+    reweight: ReweightSettings | None = field(
+        default_factory=lambda: ReweightSettings(
+            rehearsal_draws=40_000,
+            proposal=ProposalSettings(layers=4, hidden=64, steps=1500, patience=20),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.summary not in (None, *SUMMARIES):
+            raise UsageError(f"summary={self.summary!r}", f"choose from: {', '.join(SUMMARIES)}")
+
+
+@dataclass(frozen=True)
+class LisaResult:
+    """What is known of a binary.
+
+    Attributes:
+        posterior: weighted rows `{"theta": (n, 11)}`, columns `gensci.sims.lisa.PARAMETERS`.
+        evidence: the exact ln Z; NaN where there is no exact likelihood.
+        khat: of the importance weights; NaN without them.
+        efficiency: of the importance weights; NaN without them.
+        fallback: why an exact chain took over, or None.
+        counts: waveform calls of search, simulator and derivatives; exact calls; surrogate calls;
+            all calls that took a waveform.
+        surrogate_posterior: weighted rows of the surrogate's posterior, of the same columns.
+        records: one per round.
+        seconds: wall and CPU by part; of what this call did, where it resumed another.
+        surrogate: the last one, over simple coordinates.
+        proposal: the flow, over simple coordinates, or None.
+        images: the skies by which the flow is folded.
+    """
+
+    posterior: SampleSet
+    evidence: LogZ
+    khat: float
+    efficiency: float
+    fallback: str | None
+    counts: dict[str, int]
+    surrogate_posterior: SampleSet
+    records: tuple[RoundRecord, ...]
+    seconds: dict[str, float]
+    surrogate: LisaSurrogate
+    proposal: ProposalFlow | None
+    images: Callable[[Tensor], Tensor]
+
+
+def infer_lisa(
+    problem: Problem,
+    observation: Observation,
+    settings: LisaSettings,
+    store: Store,
+    *,
+    seed: int,
+    say: Say | None = None,
+) -> LisaResult:
+    """Infer the binary of an observation; the truth of the problem is not looked at.
+
+    Args:
+        problem: its setting, prior and kind of noise.
+        observation: the data.
+        settings: sizes.
+        store: keeps what is found and simulated; a run that was killed goes on from there to the
+            same bits.
+        seed: of all randomness.
+        say: told a line on each part.
+
+    Raises:
+        UsageError: the observation was made with another setting than the problem's, or the prior
+            does not span all phases and polarisations.
+    """
+    problem.setting.check(observation.setting, "the problem", "the observation")
+    parts = _Parts.of(problem, observation, settings, store, seed, say)
+    clock = _Clock()
+    result = run_rounds(
+        parts.problem, settings.loop, parts.estimator, parts.sampler, store, seed=seed, say=say
+    )
+    clock.read("rounds")
+    gaussian = not isinstance(problem.noise, Glitches | Gap)
+    if settings.reweight is None or not gaussian:
+        return _uncorrected(parts, result, clock, seed)
+    images = parts.wide.images
+    surrogate = PosteriorTarget(parts.wide.prior, result.surrogate.log_likelihood, images)
+    corrected = reweight(
+        result.posterior, parts.target, surrogate=surrogate, images=_skies(parts.wide),
+        settings=settings.reweight, seed=seed, say=say,
+    )  # fmt: skip
+    clock.read("reweighting")
+    return _corrected(parts, result, corrected, clock, seed)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the loop and the correction work with."""
+
+    problem: InferenceProblem
+    estimator: LisaEstimator
+    sampler: WideSampler
+    wide: WideProposal
+    target: PosteriorTarget
+    searched: int
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        observation: Observation,
+        settings: LisaSettings,
+        store: Store,
+        seed: int,
+        say: Say | None,
+    ) -> _Parts:
+        best, searched = _searched(problem, observation, settings, store, seed, say)
+        exact = HeterodynedLikelihood(observation, best, settings.nodes)
+        setting = problem.setting
+        prior, centre = SimplePrior(problem.prior, setting), to_simple(best[None], setting)[0]
+        wide = wide_proposal(exact, prior, centre, settings.wide)
+        bins = HeterodynedBins(observation, best, settings.nodes, _noise(problem))
+        summary = _summary(bins, best, settings, problem)
+        # Signals are told apart from that of the best point, so that none is large.
+        offset = summary.signal(best[None])[0]
+        sequential = InferenceProblem(
+            prior, summary.data() - offset, SignalSimulator(summary, offset, setting),
+            summary.noise, lambda n, generator: wide.sample(n, generator)[THETA],
+        )  # fmt: skip
+        kind = "gaussian" if _noise(problem) is None else "nsf"
+        network = settings.likelihood or LikelihoodSettings(
+            kind=kind, degree=3, steps=600, batch=256
+        )
+        target = PosteriorTarget(
+            prior, lambda simple: exact(from_simple(simple, setting)), wide.images
+        )
+        estimator = LisaEstimator(setting, network)
+        sampler = WideSampler(prior, wide, settings.tempering, wide.images)
+        calls = searched + exact.calls + bins.calls
+        return cls(sequential, estimator, sampler, wide, target, calls)
+
+
+def _searched(
+    problem: Problem,
+    observation: Observation,
+    settings: LisaSettings,
+    store: Store,
+    seed: int,
+    say: Say | None,
+) -> tuple[Tensor, int]:
+    """The best point and the waveforms it took, kept in the store."""
+    known = store.load_state("search")
+    if known is None:
+        best, calls = find_reference(
+            observation, problem.prior, stream(seed, "search"), population=settings.population,
+            generations=settings.generations, skies=settings.skies,
+        )  # fmt: skip
+        known = {"best": best, "calls": torch.tensor(calls)}
+        store.save_state("search", known)
+    calls = int(known["calls"])
+    if say is not None:
+        say(f"search: best point found with {calls} waveforms")
+    return known["best"], calls
+
+
+def _noise(problem: Problem) -> Any:
+    """The kind of noise, or None where it is stationary and Gaussian."""
+    return problem.noise if isinstance(problem.noise, Glitches | Gap) else None
+
+
+def _summary(
+    bins: HeterodynedBins, best: Tensor, settings: LisaSettings, problem: Problem
+) -> HeterodynedBins | Projection:
+    name = settings.summary or ("bins" if _noise(problem) is None else "score")
+    return bins if name == "bins" else ScoreCompression(bins, best)
+
+
+def _skies(wide: WideProposal) -> Any:
+    """The images to fold by, or None where there is one sky."""
+    return wide.images if len(wide.images.skies) > 1 else None
+
+
+def _corrected(
+    parts: _Parts, result: SequentialResult, corrected: Reweighted, clock: _Clock, seed: int
+) -> LisaResult:
+    setting = result.surrogate.setting
+    approximate = result.posterior if corrected.surrogate is None else corrected.surrogate
+    return LisaResult(
+        posterior=_binaries(corrected.samples, setting, stream(seed, "copies")),
+        evidence=corrected.evidence,
+        khat=corrected.khat,
+        efficiency=corrected.efficiency,
+        fallback=corrected.fallback,
+        counts=_counts(parts, result, corrected.calls),
+        surrogate_posterior=_binaries(approximate, setting, stream(seed, "surrogate copies")),
+        records=result.records,
+        seconds=clock.seconds,
+        surrogate=result.surrogate,
+        proposal=corrected.proposal,
+        images=parts.wide.images,
+    )
+
+
+def _uncorrected(parts: _Parts, result: SequentialResult, clock: _Clock, seed: int) -> LisaResult:
+    setting = result.surrogate.setting
+    posterior = _binaries(result.posterior, setting, stream(seed, "copies"))
+    nan = float("nan")
+    return LisaResult(
+        posterior=posterior,
+        evidence=LogZ(nan, nan),
+        khat=nan,
+        efficiency=nan,
+        fallback=None,
+        counts=_counts(parts, result, {"exact": 0, "surrogate": 0}),
+        surrogate_posterior=posterior,
+        records=result.records,
+        seconds=clock.seconds,
+        surrogate=result.surrogate,
+        proposal=None,
+        images=parts.wide.images,
+    )
+
+
+def _counts(parts: _Parts, result: SequentialResult, calls: dict[str, int]) -> dict[str, int]:
+    simulated = sum(record.simulator_calls for record in result.records)
+    sampled = sum(record.surrogate_calls for record in result.records)
+    sampled += int(result.posterior.meta.get("surrogate_calls", 0))
+    waveform = parts.searched + simulated
+    return {
+        "search": parts.searched,
+        "simulator": simulated,
+        "waveform": waveform,
+        "exact": calls["exact"],
+        "total": waveform + calls["exact"],
+        "surrogate": sampled + calls["surrogate"],
+    }
+
+
+def _binaries(samples: SampleSet, setting: Setting, generator: torch.Generator) -> SampleSet:
+    """Rows over binaries, with their log-densities; each one of its equal copies at random."""
+    theta = unfolded(samples.x[THETA], setting, generator)
+    shift = log_abs_det_jacobian(theta, setting) - math.log(COPIES)
+
+    def moved(density: Tensor | None) -> Tensor | None:
+        return None if density is None else density + shift
+
+    return SampleSet(
+        {THETA: theta}, samples.log_weight, moved(samples.log_target),
+        moved(samples.log_proposal), chain=samples.chain, meta=samples.meta,
+    )  # fmt: skip
+
+
+class _Clock:
+    """Wall and CPU seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic(), time.process_time()
+
+    def read(self, name: str) -> None:
+        """Enter what has passed under a name."""
+        now = time.monotonic(), time.process_time()
+        for kind, before, after in zip(("wall", "cpu"), self._last, now, strict=True):
+            self.seconds[f"{name}_{kind}"] = round(after - before, 2)
+        self._last = now
