@@ -16,7 +16,13 @@ from gensci.core.results import SampleSet
 from gensci.loops.rounds import TrainingData
 from gensci.loops.simulation_store import read_text, text_tensor
 from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood
-from gensci.models.regression_summary import RegressionSummary, SummarySettings, fit_summary
+from gensci.models.regression_summary import (
+    ColumnChoice,
+    RegressionSummary,
+    SummarySettings,
+    fit_summary,
+    telling_columns,
+)
 from gensci.nn.conditional_flow import FlowEnsemble
 from gensci.samplers.tempering import Tempering
 
@@ -29,23 +35,24 @@ FITTING = LikelihoodSettings(
 WALKING = Tempering(num_walkers=2000, num_temperatures=1, warmup=40, thinning=10)
 WIDEST = 40
 LARGEST_CALL = 20_000
+SUMMARIES = {"columns": ColumnChoice, "regression": RegressionSummary}
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class SummarisedLikelihood(NeuralLikelihood):
-    """The likelihood of a learned summary of data.
+    """The likelihood of a summary of data.
 
     Args:
         network: Trained on summaries.
         summary: From data to summaries.
-        observation: (2 d,) summaries of what was observed.
+        observation: The summaries of what was observed.
         report: As of `NeuralLikelihood`.
     """
 
     def __init__(
         self,
         network: FlowEnsemble,
-        summary: RegressionSummary,
+        summary: ColumnChoice | RegressionSummary,
         observation: Tensor,
         report: dict[str, Any] | None = None,
     ) -> None:
@@ -56,8 +63,8 @@ class SummarisedLikelihood(NeuralLikelihood):
 class FlowEstimator:
     """Trains a neural likelihood on the simulations of all rounds.
 
-    Data of many columns are replaced by a learned summary of them; half the rows train the summary
-    and the other half the likelihood.
+    Of data of many columns those are taken that depend on the parameters. Where these are many too,
+    a learned summary replaces them; half the rows train it and the other half the likelihood.
 
     Args:
         settings: Of the networks and their training.
@@ -91,11 +98,15 @@ class FlowEstimator:
         return fitted.observe(data.observation)
 
     def _fit_summarised(self, data: TrainingData, seed: int) -> SummarisedLikelihood:
-        order = torch.randperm(len(data.x), generator=stream(seed, "halves"))
-        first, second = order.chunk(2)
-        summary = fit_summary(data.theta[first], data.x[first], seed, self.summary)
+        kept = telling_columns(data.theta, data.x)
+        if 0 < len(kept) <= self.widest:
+            summary, rows = ColumnChoice(data.x.shape[1], kept), torch.arange(len(data.x))
+        else:
+            order = torch.randperm(len(data.x), generator=stream(seed, "halves"))
+            first, rows = order.chunk(2)
+            summary = fit_summary(data.theta[first], data.x[first], seed, self.summary)
         fitted = NeuralLikelihood.fit(
-            data.theta[second], summary.summarise(data.x[second]), periods=self.periods,
+            data.theta[rows], summary.summarise(data.x[rows]), periods=self.periods,
             settings=self.settings, seed=seed,
         )  # fmt: skip
         observation = summary.summarise(data.observation[None])[0]
@@ -106,7 +117,8 @@ class FlowEstimator:
         note = {"settings": surrogate.network.settings, "report": surrogate.report}
         tensors = _named("network", surrogate.network)
         if isinstance(surrogate, SummarisedLikelihood):
-            note["summary"] = surrogate.summary.settings
+            kind = next(k for k, v in SUMMARIES.items() if isinstance(surrogate.summary, v))
+            note["summary"] = {"kind": kind, "settings": surrogate.summary.settings}
             tensors |= _named("summary", surrogate.summary)
         return {**tensors, "observation": surrogate.observation, "note": text_tensor(note)}
 
@@ -117,7 +129,8 @@ class FlowEstimator:
         observation = tensors["observation"]
         if "summary" not in note:
             return NeuralLikelihood(network, observation, note["report"])
-        summary = _loaded(RegressionSummary(**note["summary"]), "summary", tensors)
+        summary = SUMMARIES[note["summary"]["kind"]](**note["summary"]["settings"])
+        summary = _loaded(summary, "summary", tensors)
         return SummarisedLikelihood(network, summary, observation, note["report"])
 
 

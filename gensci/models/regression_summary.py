@@ -1,13 +1,16 @@
-"""A learned summary of wide data: a network's prediction of the parameters and their squares.
+"""Summaries of wide data: the columns that tell of the parameters, or a network's prediction.
 
-The likelihood of the summary is to be learned from simulations that the network never saw, since on
-its own training rows it predicts better than on the observation.
+Where few columns depend on the parameters, those are all that is wanted. Where many do, a network
+predicts the parameters and their squares. The likelihood of such a prediction is to be learned from
+simulations that the network never saw, since on its own rows it predicts better than on others.
 
-Reference: Fearnhead and Prangle (2012), arXiv:1004.1112 (regression of parameters as a summary).
+Reference: Fan and Lv (2008), doi:10.1111/j.1467-9868.2008.00674.x (screening of single columns);
+    Fearnhead and Prangle (2012), arXiv:1004.1112 (regression of parameters as a summary).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +19,9 @@ from torch import Generator, Tensor, nn
 from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.models.mean_fitting import held_out
+
+SIGNIFICANT = 6.0
+"""Standard deviations of chance beyond which a column is taken to depend on the parameters."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,27 @@ class SummarySettings:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     patience: int = 12
+
+
+class ColumnChoice(nn.Module):
+    """Some of the columns of data, as they are.
+
+    Args:
+        columns: Of the data.
+        kept: Numbers of those that are kept.
+    """
+
+    def __init__(self, columns: int, kept: Sequence[int]) -> None:
+        super().__init__()
+        self.settings = {"columns": columns, "kept": list(kept)}
+
+    def summarise(self, x: Tensor) -> Tensor:
+        """(n, kept) of (n, columns) data.
+
+        Raises:
+            UsageError: The data have another number of columns.
+        """
+        return _checked(x, self.settings["columns"])[:, self.settings["kept"]]
 
 
 class RegressionSummary(nn.Module):
@@ -88,13 +115,30 @@ class RegressionSummary(nn.Module):
         Raises:
             UsageError: The data have another number of columns.
         """
-        columns = self.settings["columns"]
-        if x.ndim != 2 or x.shape[1] != columns:
-            raise UsageError(
-                f"data of shape {tuple(x.shape)}, the summary was trained on {columns} columns",
-                f"give (n, {columns})",
-            )
-        return self(x).double()
+        return self(_checked(x, self.settings["columns"])).double()
+
+
+def telling_columns(theta: Tensor, x: Tensor) -> list[int]:
+    """Numbers of the columns that depend on the parameters, as far as the rows can show.
+
+    Each column, bent where it has heavy tails, and its square are regressed on the parameters and
+    their squares; a column tells where that explains more than chance would.
+
+    Args:
+        theta: (n, d) parameters.
+        x: (n, columns) data.
+    """
+    u = _standardised(theta)
+    design = torch.cat([torch.ones_like(u[:, :1]), u, _standardised(u.square())], 1)
+    basis, _ = torch.linalg.qr(design)
+    bent = _standardised(torch.asinh(_standardised(x - x.median(0).values)))
+    terms = design.shape[1] - 1
+    found = torch.zeros(x.shape[1], dtype=torch.bool)
+    for response in (bent, _standardised(bent.square())):
+        # of a column without meaning, so many terms explain the share terms / n, give or take
+        explained = (basis.T @ response).square().sum(0)
+        found |= explained > terms + SIGNIFICANT * (2 * terms) ** 0.5
+    return found.nonzero()[:, 0].tolist()
 
 
 def fit_summary(
@@ -135,7 +179,25 @@ def fit_summary(
 
 def _targets(theta: Tensor) -> Tensor:
     """(n, 2 d) float32 parameters and their squares, both of mean zero and unit spread."""
-    u = theta - theta.mean(0)
-    u = u / u.std(0).clamp_min(1e-12)
-    squares = u.square() - u.square().mean(0)
-    return torch.cat([u, squares / squares.std(0).clamp_min(1e-12)], 1).float()
+    u = _standardised(theta)
+    return torch.cat([u, _standardised(u.square())], 1).float()
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """Columns of mean zero and unit spread; constants become zeros."""
+    x = x - x.mean(0)
+    return x / x.std(0).clamp_min(1e-12)
+
+
+def _checked(x: Tensor, columns: int) -> Tensor:
+    """Data of this many columns.
+
+    Raises:
+        UsageError: They have another number.
+    """
+    if x.ndim != 2 or x.shape[1] != columns:
+        raise UsageError(
+            f"data of shape {tuple(x.shape)}, the summary was trained on {columns} columns",
+            f"give (n, {columns})",
+        )
+    return x

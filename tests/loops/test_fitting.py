@@ -76,6 +76,20 @@ def test_wide_data_are_summarised():
     assert (found.std(0) < 2 * width).all()
 
 
+def test_columns_without_meaning_are_left_out():
+    """Three columns tell of the parameters and sixty do not: the posterior is that of the three."""
+    data = training()
+    idle = torch.randn(len(data.x), 60, generator=stream(4, "idle"), dtype=torch.float64)
+    observation = torch.cat([torch.zeros(60, dtype=torch.float64), OBSERVATION])
+    wide = replace(data, x=torch.cat([idle, data.x], 1), observation=observation)
+    estimator = FlowEstimator(SETTINGS)
+    surrogate = estimator.unpack(estimator.pack(estimator.fit(wide, None, 1)))
+    assert surrogate.summary.settings["kept"] == [60, 61, 62]
+    theta = PRIOR.sample(50, stream(3, "theta"))
+    narrow = estimator.fit(data, None, 1)
+    assert torch.equal(surrogate.log_likelihood(theta), narrow.log_likelihood(theta))
+
+
 @pytest.mark.parametrize("repeats", [1, 16])
 def test_a_packed_surrogate_comes_back_bit_for_bit(repeats):
     quick = LikelihoodSettings(

@@ -5,7 +5,13 @@ import torch
 
 from gensci.core.errors import UsageError
 from gensci.core.random import stream
-from gensci.models.regression_summary import RegressionSummary, SummarySettings, fit_summary
+from gensci.models.regression_summary import (
+    ColumnChoice,
+    RegressionSummary,
+    SummarySettings,
+    fit_summary,
+    telling_columns,
+)
 
 pytest.importorskip("pytorch_lightning", reason="Lightning trains the summary")
 
@@ -59,6 +65,20 @@ def test_outliers_and_constants_stay_finite():
     assert found.isfinite().all()
 
 
-def test_data_of_another_width_are_refused():
+@pytest.mark.parametrize("summary", [RegressionSummary(3, 2), ColumnChoice(3, [0, 2])])
+def test_data_of_another_width_are_refused(summary):
     with pytest.raises(UsageError, match=r"shape \(4, 5\), the summary was trained on 3 columns"):
-        RegressionSummary(3, 2).summarise(torch.zeros(4, 5))
+        summary.summarise(torch.zeros(4, 5))
+
+
+def test_columns_that_depend_on_the_parameters_are_told_from_others():
+    """By their mean, by their spread alone, or by a square; beside heavy tails and a constant."""
+    theta = 2 * torch.rand(3000, 3, generator=stream(5, "theta"), dtype=torch.float64) - 1
+    noise = torch.randn(3000, 60, generator=stream(5, "x"), dtype=torch.float64)
+    x = noise / noise.roll(1, 0)  # Cauchy
+    x[:, 7] = theta[:, 0] + 2 * noise[:, 7]
+    x[:, 20] = theta[:, 1].exp() * noise[:, 20]
+    x[:, 33] = theta[:, 2].square() + 0.5 * noise[:, 33]
+    x[:, 40] = 3.0
+    assert telling_columns(theta, x) == [7, 20, 33]
+    assert torch.equal(ColumnChoice(60, [7, 33]).summarise(x), x[:, [7, 33]])
