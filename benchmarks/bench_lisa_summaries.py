@@ -14,6 +14,7 @@ makes 2,000 (`references/lisa/NAME-short.npz`). Waveforms for PCA and network ar
 prior ("prior"), or 5,000 of twice the Laplace width about the best point ("near").
 
     python benchmarks/bench_lisa_summaries.py loud moderate
+    python benchmarks/bench_lisa_summaries.py moderate --information   # without posteriors
 
 Rows that are in the JSON file already are not computed again.
 """
@@ -41,6 +42,7 @@ from gensci.metrics.divergence import parameter_divergences
 from gensci.models.learned_summary import LearnedSummary, learn_summary
 from gensci.samplers.tempering import Tempering
 from gensci.systems.lisa_coordinates import COPIES, SimplePrior, from_simple, to_simple
+from gensci.systems.lisa_heterodyne import slopes
 from gensci.systems.lisa_information import grid_information, information_lost
 from gensci.systems.lisa_likelihood import HeterodynedLikelihood
 from gensci.systems.lisa_observation import Observation, make_observation
@@ -64,8 +66,6 @@ class Case:
         observation: Its data.
         exact: Likelihood at 128 nodes about the truth.
         whole: (11, 11) Fisher information of the grid.
-        draws: (n, 11) of the exact posterior.
-        ess: Independent draws that those are worth.
         near: (5000, 11) points about the truth, in its own sky and copy.
     """
 
@@ -73,42 +73,37 @@ class Case:
     observation: Observation
     exact: HeterodynedLikelihood
     whole: Tensor
-    draws: Tensor
-    ess: float
     near: Tensor
 
 
 def load_case(name: str) -> Case:
-    """The problem and its exact draws."""
+    """The problem and what is computed once."""
     problem = load_problem(name)
     observation = make_observation(problem)
     exact = HeterodynedLikelihood(observation, problem.truth, NODES)
-    theta, ess = exact_draws(problem, exact, name)
-    order = torch.randperm(len(theta), generator=stream(0, "order"))[: 2 * DRAWS]
-    return Case(
-        problem, observation, exact, grid_information(observation, problem.truth), theta[order],
-        ess, near_points(problem, exact, NEAR_SIGNALS),
-    )  # fmt: skip
+    whole = grid_information(observation, problem.truth)
+    return Case(problem, observation, exact, whole, near_points(problem, exact, NEAR_SIGNALS))
 
 
-def exact_draws(problem: Problem, exact: HeterodynedLikelihood, name: str) -> tuple[Tensor, float]:
-    """(n, 11) draws of the exact posterior, and how many independent ones they are worth."""
-    for path in (REFERENCES / f"{name}-1.npz", REFERENCES / f"{name}-short.npz"):
+def exact_draws(problem: Problem, exact: HeterodynedLikelihood) -> tuple[Tensor, float]:
+    """(n, 11) draws of the exact posterior in random order, and how many they are worth."""
+    for path in (REFERENCES / f"{problem.name}-{run}.npz" for run in ("1", "short")):
         if path.exists():
             with np.load(path) as file:
-                told = json.loads(str(file["told"]))
-                return torch.from_numpy(file["theta"]).double(), float(told["ess"])
+                told, theta = json.loads(str(file["told"])), torch.from_numpy(file["theta"])
+            order = torch.randperm(len(theta), generator=stream(0, "order"))[: 2 * DRAWS]
+            return theta[order].double(), float(told["ess"]) * len(order) / len(theta)
     theta, ess, told = tempered(problem, exact, ROWS)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path, theta=theta.numpy().astype(np.float32), told=np.array(json.dumps(told | {"ess": ess}))
     )
-    return theta, ess
+    return theta[torch.randperm(len(theta), generator=stream(0, "order"))], ess
 
 
 def near_points(problem: Problem, exact: HeterodynedLikelihood, n: int) -> Tensor:
     """(n, 11) points of twice the Laplace width about the truth, within the prior."""
-    jacobian = _derivatives(exact, problem.truth)
+    jacobian = slopes(exact.residual, problem.truth)
     width = problem.prior.bounds[:, 1] - problem.prior.bounds[:, 0]
     precision = jacobian.T @ jacobian + (12.0 / width.square()).diag()
     factor = 2.0 * torch.linalg.cholesky(torch.linalg.inv(precision))
@@ -119,12 +114,6 @@ def near_points(problem: Problem, exact: HeterodynedLikelihood, n: int) -> Tenso
     low, high = problem.prior.bounds.unbind(1)
     inside = ((theta >= low) & (theta <= high) | turning).all(1)
     return theta[inside][:n]
-
-
-def _derivatives(exact: HeterodynedLikelihood, theta: Tensor) -> Tensor:
-    from gensci.systems.lisa_heterodyne import slopes
-
-    return slopes(exact.residual, theta)
 
 
 def summaries(case: Case) -> dict[str, Callable[[], Any]]:
@@ -163,21 +152,32 @@ def summaries(case: Case) -> dict[str, Callable[[], Any]]:
     return table
 
 
-def measure(case: Case, summary: Any) -> dict[str, Any]:
+def measure(case: Case, summary: Any, posterior: bool) -> dict[str, Any]:
     """One row of the table."""
     begun = time.process_time()
-    problem, network = case.problem, isinstance(summary, LearnedSummary)
+    problem = case.problem
     lost = information_lost(summary, problem.truth, whole=case.whole, prior=problem.prior)
-    likelihood = SyntheticLikelihood(summary) if network else WhiteLikelihood(summary)
-    half = len(case.draws) // 2
-    first, second = case.draws[: NETWORK_DRAWS if network else half], case.draws[half:]
-    weight = _ratio(likelihood(first) - case.exact(first))
-    share = float(weight.sum().square() / weight.square().sum()) / len(first)
-    worth = case.ess / len(case.draws)  # of a row of the chain
     record: dict[str, Any] = {
         "dimension": summary.dim, "nats": lost.nats, "sigma_worst": float(lost.sigma_ratio.max()),
-        "sigma_median": float(lost.sigma_ratio.median()), "draws": len(first),
-        "reweighted_share": share, "ess": share * worth * len(first), "by": "reweighted",
+        "sigma_median": float(lost.sigma_ratio.median()),
+    }  # fmt: skip
+    if posterior:
+        record |= divergences(case, summary)
+    return record | {"cpu_seconds": round(time.process_time() - begun, 1)}
+
+
+def divergences(case: Case, summary: Any) -> dict[str, Any]:
+    """How far the summary's posterior is from the exact one."""
+    problem, network = case.problem, isinstance(summary, LearnedSummary)
+    theta, ess = exact_draws(problem, case.exact)
+    worth, half = ess / len(theta), len(theta) // 2
+    likelihood = SyntheticLikelihood(summary) if network else WhiteLikelihood(summary)
+    first, second = theta[: NETWORK_DRAWS if network else half], theta[half:]
+    weight = _ratio(likelihood(first) - case.exact(first))
+    share = float(weight.sum().square() / weight.square().sum()) / len(first)
+    record: dict[str, Any] = {
+        "draws": len(first), "reweighted_share": share, "ess": share * worth * len(first),
+        "by": "reweighted",
     }  # fmt: skip
     if not network and (record["ess"] < LEAST_ESS or summary.dim < FEW):
         residual = _SummaryResidual(summary, case.observation)
@@ -189,11 +189,10 @@ def measure(case: Case, summary: Any) -> dict[str, Any]:
         ess_a=record["ess"], ess_b=worth * len(second), periods=problem.prior.periods,
     )  # fmt: skip
     values = {name: entry.value for name, entry in table.items()}
-    floor = next(iter(table.values())).floor
     return record | {
-        "jsd": values, "jsd_worst": max(values.values()), "jsd_floor": floor,
+        "jsd": values, "jsd_worst": max(values.values()),
         "jsd_median": float(np.median(list(values.values()))),
-        "cpu_seconds": round(time.process_time() - begun, 1),
+        "jsd_floor": next(iter(table.values())).floor,
     }  # fmt: skip
 
 
@@ -255,6 +254,7 @@ def main() -> None:
     """Print the tables and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("problems", nargs="*", default=["loud", "moderate"])
+    parser.add_argument("--information", action="store_true", help="leave the posteriors out")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / f"{NAME}.json"
@@ -270,7 +270,7 @@ def main() -> None:
         for label in LABELS:
             if label not in known:
                 case = case or load_case(name)
-                known[label] = measure(case, summaries(case)[label]())
+                known[label] = measure(case, summaries(case)[label](), not chosen.information)
                 write_results(NAME, record | {"environment": environment(1)})
             _show(label, known[label])
 
@@ -283,12 +283,16 @@ LABELS = (
 
 def _show(label: str, row: dict[str, Any]) -> None:
     nats = f"{row['nats']:7.3f}" if math.isfinite(row["nats"]) else "    inf"
-    print(
+    line = (
         f"{label:18s} {row['dimension']:4d} {row['sigma_worst']:11.3f} {row['sigma_median']:7.3f} "
-        f"{nats} {row['jsd_worst']:10.5f} {row['jsd_median']:8.5f} {row['jsd_floor']:7.5f} "
-        f"{row['by']:>10s} {row['ess']:6.0f} {row.get('rhat', 1.0):5.2f}",
-        flush=True,
+        f"{nats}"
     )
+    if "jsd" in row:
+        line += (
+            f" {row['jsd_worst']:10.5f} {row['jsd_median']:8.5f} {row['jsd_floor']:7.5f} "
+            f"{row['by']:>10s} {row['ess']:6.0f} {row.get('rhat', 1.0):5.2f}"
+        )
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ waveform is counted.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from gensci.core.priors import Prior
-from gensci.sims.lisa import sky_images, to_lisa, to_ssb
+from gensci.core.priors import BoxPrior, Prior
+from gensci.sims.lisa import sky_images, to_ssb
 from gensci.systems.lisa_heterodyne import Heterodyne, slopes
 from gensci.systems.lisa_likelihood import HeterodynedLikelihood
 from gensci.systems.lisa_observation import Observation
@@ -26,7 +27,10 @@ _PROBE, _MOST_BEND = 0.1, 0.75
 _GAIN, _IDLE = 1e-4, 2  # nats below which a step is idle, and idle steps that end a descent
 _TIMES = 241
 _DISTANCE, _COS, _PHASE, _LONGITUDE, _SINE, _POLARISATION, _TIME = 4, 5, 6, 7, 8, 9, 10
-_AMPLITUDES = (_DISTANCE, _COS, _PHASE, _POLARISATION)
+_DIRECTIONS = {
+    _LONGITUDE: (0.0, 2 * math.pi), _SINE: (-1.0, 1.0), _POLARISATION: (0.0, math.pi)
+}  # fmt: skip
+_LIGHT_TIME = 505.0  # s from the barycentre to the constellation, and a little
 
 
 def find_reference(
@@ -53,31 +57,54 @@ def find_reference(
     Returns:
         (11,) the best point and the number of waveforms spent: about 2,200 with these settings.
     """
-    centre = prior.bounds.mean(1)
-    coarse = Heterodyne(observation, centre, _COARSE)
-    data = coarse.project(observation.data)
-    source = _evolve(coarse, data, prior, generator, population, generations)
-    candidates = _skies(coarse, data, prior, source, skies)[:starts]
-    descents = [descend(observation, prior, start, rounds=1) for start in candidates]
+    effort = {"population": population, "generations": generations, "skies": skies}
+    if observation.setting.frame == "ssb":
+        setting = replace(observation.setting, frame="lisa")
+        local = Observation(observation.data, setting, observation.window)
+        theta, calls = find_reference(local, _in_lisa(prior), generator, starts=starts, **effort)
+        start = _inside(prior, to_ssb(theta[None], setting.t_ref))[0]
+        theta, _, spent = descend(observation, prior, start)
+        return theta, calls + spent
+    candidates, calls = _first_points(observation, prior, generator, **effort)
+    descents = [descend(observation, prior, start, rounds=1) for start in candidates[:starts]]
     best = max(descents, key=lambda descent: descent[1])
-    others, calls = _images(observation, prior, best[0], starts)
+    others, compared = _images(observation, prior, best[0], starts)
     descents += [descend(observation, prior, start, rounds=1) for start in others]
     best = max(descents, key=lambda descent: descent[1])
     theta, _, spent = descend(observation, prior, best[0])
-    return theta, coarse.calls + calls + spent + sum(descent[2] for descent in descents)
+    return theta, calls + compared + spent + sum(descent[2] for descent in descents)
+
+
+def _in_lisa(prior: Prior) -> Prior:
+    """Bounds in the constellation's frame: any direction, and the light's way to the barycentre."""
+    low, high = prior.bounds.clone().unbind(1)
+    for column, (first, last) in _DIRECTIONS.items():
+        low[column], high[column] = first, last
+    low[_TIME] -= _LIGHT_TIME
+    high[_TIME] += _LIGHT_TIME
+    return BoxPrior(prior.names, low, high, prior.periods)
+
+
+def _first_points(
+    observation: Observation,
+    prior: Prior,
+    generator: torch.Generator,
+    population: int,
+    generations: int,
+    skies: int,
+) -> tuple[Tensor, int]:
+    """One point at each sky, the likeliest first, and the waveforms spent."""
+    coarse = Heterodyne(observation, prior.bounds.mean(1), _COARSE)
+    data = coarse.project(observation.data)
+    source = _evolve(coarse, data, prior, generator, population, generations)
+    return _skies(coarse, data, prior, source, skies), coarse.calls
 
 
 def _images(
     observation: Observation, prior: Prior, theta: Tensor, number: int
 ) -> tuple[Tensor, int]:
     """The likeliest other skies that look alike at low frequency, and the waveforms spent."""
-    setting = observation.setting
-    if setting.frame == "lisa":
-        images = sky_images(theta[None])[1:, 0]
-    else:
-        local = sky_images(to_lisa(theta[None], setting.t_ref))[1:, 0]
-        images = to_ssb(local, setting.t_ref)
-    images = _inside(prior, images)
+    images = _inside(prior, sky_images(theta[None])[1:, 0])
     likelihood = HeterodynedLikelihood(observation, theta, _FINE)
     order = likelihood(images).argsort(descending=True)
     return images[order[:number]], likelihood.calls
