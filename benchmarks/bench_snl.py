@@ -4,6 +4,7 @@
     python benchmarks/bench_snl.py --budgets 1000,10000 --observations 1,2,3,4,5,6,7,8,9,10
     python benchmarks/bench_snl.py --tasks two_moons --single       # one round, as sbi's NLE
     python benchmarks/bench_snl.py --peer /work/venvs/sbi/bin/python  # sbi on the same simulations
+    python benchmarks/bench_snl.py --later                          # judge by another call
     python benchmarks/bench_snl.py --table                          # gather what is there
 
 The claim: at the same number of simulations our mean C2ST is at or below that of SNLE in
@@ -185,7 +186,7 @@ def main() -> None:
     if not arguments.table:
         run_all(arguments)
         if not arguments.later:
-            judge_all()
+            judge_all(arguments.tasks.split(","))
     write_table()
 
 
@@ -206,7 +207,7 @@ def run_all(arguments: argparse.Namespace) -> None:
                 kept(name, work, task, method=method, fitting=asdict(FITTING), **facts)
 
 
-def judge_all() -> None:
+def judge_all(tasks: list[str]) -> None:
     """Judge what is not judged yet, fewest parameters first: ten take a hundred times as long."""
 
     def cost(path: Path) -> tuple:
@@ -214,7 +215,8 @@ def judge_all() -> None:
             return found["theta"].shape[1], path.stem.split("-")[2:], path.stem
 
     for path in sorted(PARTS.glob("*.json"), key=cost):
-        judge(path)
+        if path.stem.split("-")[1] in tasks:
+            judge(path)
 
 
 if __name__ == "__main__":
