@@ -24,8 +24,7 @@ with warnings.catch_warnings():
 
 SMALL = [
     "--seed", "1", "--threads", "1", "--simulations", "100", "--rounds", "1", "--num-samples",
-    "400", "--predictive", "4", "--lisa.nodes", "32", "--lisa.population", "20",
-    "--lisa.generations", "8", "--lisa.skies", "60", "--lisa.loop.draws", "200",
+    "400", "--predictive", "4", "--lisa.nodes", "32", "--lisa.loop.draws", "200",
     "--lisa.tempering.num_walkers", "40", "--lisa.tempering.warmup", "5",
     "--lisa.tempering.thinning", "2", "--lisa.reweight.num_draws", "400",
     "--lisa.reweight.rehearsals", "0", "--lisa.reweight.proposal.steps", "40",
@@ -43,8 +42,23 @@ def in_a_new_folder(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """The search and the corner plot of eleven parameters take seconds and are tested elsewhere."""
+    from gensci.commands import infer_run
+    from gensci.loops import lisa_inference
+
+    def found(observation, prior, generator, **sizes):
+        return load_problem("moderate-noisy").truth, 100
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lisa_inference, "find_reference", found)
+        patch.setattr(infer_run, "corner_plot", lambda path, *rest: path.write_bytes(b"PNG"))
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(quickly, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lisa")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -87,6 +101,7 @@ def test_the_same_command_again_reads_what_is_there(finished, monkeypatch, capsy
     assert "complete before, reading" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_on_its_way_ends_with_the_same_bits(tmp_path, finished, monkeypatch):
     write, left = RunFolder._write, [0]
 
@@ -96,7 +111,7 @@ def test_a_run_interrupted_on_its_way_ends_with_the_same_bits(tmp_path, finished
             raise KeyboardInterrupt
         write(self, path, tensors)
 
-    for writes in (2, 1):
+    for writes in (1, 3):  # after the search; after the first round was simulated and trained
         left[0] = writes
         with monkeypatch.context() as patch:
             patch.setattr(RunFolder, "_write", interrupting)
@@ -107,7 +122,10 @@ def test_a_run_interrupted_on_its_way_ends_with_the_same_bits(tmp_path, finished
     ).read_bytes()
 
 
-def test_sample_draws_from_the_surrogate_of_a_run(tmp_path, finished):
+def test_sample_draws_from_the_surrogate_of_a_run(tmp_path, finished, monkeypatch):
+    from gensci.commands import lisa_proposals
+
+    monkeypatch.setattr(lisa_proposals, "corner_plot", lambda path, *rest: path.write_bytes(b"PNG"))
     arguments = ["--checkpoint", str(finished / "surrogate"), "--num-samples", "50", "--seed", "1"]
     assert main(["sample", "--system", "lisa:mbhb", *arguments, "--out", "drawn"]) == 0
     run = json.loads((tmp_path / "drawn" / "run.json").read_text())

@@ -29,6 +29,14 @@ def surrogate(tmp_path_factory):
     return make_surrogate(tmp_path_factory.mktemp("surrogate") / "small")
 
 
+@pytest.fixture
+def no_corner(monkeypatch):
+    """The corner plot of eleven parameters takes seconds; one test makes it."""
+    from gensci.commands import lisa_proposals
+
+    monkeypatch.setattr(lisa_proposals, "corner_plot", lambda path, *rest: path.write_bytes(b"PNG"))
+
+
 @pytest.fixture(autouse=True)
 def in_a_new_folder(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
@@ -66,14 +74,14 @@ def test_weights_are_those_of_the_exact_likelihood(tmp_path, surrogate, capsys):
     assert "posterior.nc" in capsys.readouterr().out
 
 
-def test_the_surrogate_weighs_where_it_is_asked_to(tmp_path, surrogate):
+def test_the_surrogate_weighs_where_it_is_asked_to(tmp_path, surrogate, no_corner):
     assert sample(surrogate, "--out", "run", "--system.likelihood", "surrogate") == 0
     samples = gensci.load(tmp_path / "run")
     expected = load_surrogate(surrogate).target.log_prob(samples.x)
     torch.testing.assert_close(samples.log_target, expected)
 
 
-def test_arviz_reads_the_posterior(tmp_path, surrogate):
+def test_arviz_reads_the_posterior(tmp_path, surrogate, no_corner):
     assert sample(surrogate, "--out", "run", "--sampler", "direct") == 0
     data = arviz.from_netcdf(str(tmp_path / "run" / "posterior.nc")).load()
     assert tuple(data.posterior.data_vars) == PARAMETERS
