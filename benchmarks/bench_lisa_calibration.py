@@ -30,13 +30,14 @@ from gensci.loops.calibrating import CalibrationRuns, calibrate
 from gensci.loops.many_posteriors import ManyPosteriors
 from gensci.metrics.calibration import CoverageCurve, tarp_coverage
 from gensci.metrics.calibration_report import CalibrationReport, calibration_report
-from gensci.metrics.classifier import fast_c2st
+from gensci.metrics.classifier import ClassifierSettings, LocalC2ST, fast_c2st
 from gensci.metrics.divergence import parameter_divergences
-from gensci.systems.lisa_information import jacobian
+from gensci.metrics.predictive import predictive_check
 from gensci.systems.lisa_problem import load_problem
 
 PROBLEMS = ("glitch", "gap")
-PARTICLES = 200
+PARTICLES = 128
+SPREAD = 10.0  # of summaries along the signal, about
 
 
 def main() -> None:
@@ -83,8 +84,9 @@ def judge(
 ) -> tuple[dict[str, Any], tuple[CoverageCurve, CoverageCurve]]:
     """Injections through one likelihood."""
     posteriors = ManyPosteriors(
-        arena.prior, candidate.rows, particles=PARTICLES, moves=4, last_moves=16, ess_target=0.3
-    )
+        arena.prior, candidate.rows, particles=PARTICLES, moves=4, last_moves=150, ess_target=0.4,
+        at_once=25,
+    )  # fmt: skip
     kept = candidate.folder / f"runs-{options.injections}.pt"
     if not kept.exists():
         cpu = time.process_time()
@@ -109,8 +111,39 @@ def judge(
                        "dispersion": white.dispersion},
         "information_gain_nats": gain, "cpu_seconds_per_injection": cpu / options.injections,
         "training": candidate.report,
+        "at_the_observation": at_the_observation(arena, candidate, posteriors, runs, options.seed),
     }  # fmt: skip
     return told, (report.tarp, report.expected)
+
+
+def at_the_observation(
+    arena: Arena, candidate: Candidate, posteriors: ManyPosteriors, runs: CalibrationRuns, seed: int
+) -> dict[str, float]:
+    """Local C2ST and predictive check of the problem's own observation."""
+    directions, x = arena.directions(), arena.observed()
+    white = arena.prior.white
+    test = LocalC2ST.fit(
+        white(runs.truth), white(runs.draws[:, 0]), (runs.x @ directions) / SPREAD,
+        stream(seed, "local"), settings=ClassifierSettings(hidden=20, steps=300),
+    )  # fmt: skip
+    draws = posteriors.draw(x[None], stream(seed, "observation"))[0]
+    local = test.test(white(draws), (x @ directions) / SPREAD)
+    network = candidate.rows.__self__  # type: ignore[attr-defined]
+    check = predictive_check(x, network.sample(draws, stream(seed, "predicted")))
+    distance = check.statistics["distance"]
+    off = (draws.mean(0) - arena.problem.truth) / draws.std(0)
+    found = {
+        "local_c2st_pvalue": local.pvalue, "predictive_distance_pvalue": distance.two_sided,
+        "predictive_surprises": ", ".join(check.surprising()),
+        "largest_error_sd": float(off.abs().max()),
+    }  # fmt: skip
+    print(
+        f"    at the problem's own observation: local C2ST p = {local.pvalue:.2g}, predictive "
+        f"surprises: {found['predictive_surprises'] or 'none'}, largest error of a parameter "
+        f"{found['largest_error_sd']:.1f} posterior standard deviations",
+        flush=True,
+    )
+    return found
 
 
 def _report(arena: Arena, runs: CalibrationRuns, seed: int) -> CalibrationReport:
@@ -145,7 +178,7 @@ def information_gain(arena: Arena, runs: CalibrationRuns) -> float:
 
 def check_noise(arena: Arena, candidate: Candidate, options: argparse.Namespace) -> dict[str, Any]:
     """Noise that the network draws beside true noise, in the directions of the signal."""
-    n = 1000 if options.quick else 4000
+    n = 1000 if options.quick else 2000
     network = candidate.rows.__self__  # type: ignore[attr-defined]
     centre = arena.problem.truth.expand(n, -1)
     with torch.no_grad():
@@ -154,15 +187,14 @@ def check_noise(arena: Arena, candidate: Candidate, options: argparse.Namespace)
     false = network.sample(centre, stream(options.seed, "false")) - mean
     silent = arena.bins.signal(arena.problem.truth[None])
     true = arena.simulate(arena.problem.truth.expand(n, -1), stream(options.seed, "true")) - silent
-    slopes = jacobian(arena.bins, arena.problem.truth)
-    directions, _ = torch.linalg.qr(slopes / slopes.norm(dim=0))
+    directions = arena.directions()
     names = [f"direction {i}" for i in range(directions.shape[1])]
     pair = (false @ directions).numpy(), (true @ directions).numpy()
     table = parameter_divergences(*pair, names, stream(options.seed, "floor"))
     values = [d.value for d in table.values()]
     # bursts span two decades; the classifier is shown their logarithm
     shown = [np.arcsinh(x.numpy()) for x in (false, true)]
-    told = fast_c2st(*shown, stream(options.seed, "c2st"))
+    told = fast_c2st(*shown, stream(options.seed, "c2st"), settings=ClassifierSettings(steps=300))
     found = {
         "draws": n, "jsd_median": float(np.median(values)), "jsd_max": max(values),
         "jsd_floor_95": table[names[0]].floor_high, "c2st": told.accuracy, "c2st_sd": told.sd,
@@ -179,7 +211,7 @@ def check_noise(arena: Arena, candidate: Candidate, options: argparse.Namespace)
 
 def check_exact(arena: Arena, candidate: Candidate, options: argparse.Namespace) -> dict[str, Any]:
     """Posteriors of a few injections beside those of the exact likelihood of the gap."""
-    runs, particles = (1, 500) if options.quick else (3, 2000)
+    runs, particles = (1, 500) if options.quick else (3, 1000)
     truth = arena.prior.sample(runs, stream(options.seed, "exact"))
     x = arena.simulate(truth, stream(options.seed, "exact", "noise"))
     drawn = []

@@ -19,7 +19,7 @@ from gensci.systems.lisa_cut import CutSplines
 from gensci.systems.lisa_heterodyne import as_real
 from gensci.systems.lisa_information import jacobian
 from gensci.systems.lisa_noise import Gap, Gaussian
-from gensci.systems.lisa_observation import Observation
+from gensci.systems.lisa_observation import Observation, make_observation
 from gensci.systems.lisa_problem import Problem
 from gensci.systems.lisa_summaries import HeterodynedBins
 
@@ -133,6 +133,16 @@ class Arena:
             data = [self.problem.noise.apply(h, self.setting, generator) for h in strain]
             rows.append(as_real(self.bins.heterodyne.project(torch.stack(data))))
         return torch.cat(rows)
+
+    def observed(self) -> Tensor:
+        """Summaries (dim,) of the problem's own observation."""
+        data = make_observation(self.problem).data
+        return as_real(self.bins.heterodyne.project(data[None]))[0]
+
+    def directions(self) -> Tensor:
+        """Orthonormal directions (dim, 11) of the summaries in which signals move at the truth."""
+        slopes = jacobian(self.bins, self.problem.truth)
+        return torch.linalg.qr(slopes / slopes.norm(dim=0))[0]
 
     def signal(self, theta: Tensor) -> Tensor:
         """Summaries (n, dim) of signals as the true data hold them."""

@@ -29,6 +29,11 @@ DEGREES = 5
 AIM = 0.3
 """Acceptance that the step is adapted to."""
 BISECTIONS = 40
+REFIT = 4
+"""Moves between two fits."""
+FORGOTTEN, MOST_TIMES = 0.1, 8
+"""Correlation with their places before the last moves at which draws count as independent of them,
+and how often the last moves are made, at most, to reach it."""
 
 
 class Known(Protocol):
@@ -61,7 +66,7 @@ class ManyPosteriors:
         log_likelihood: rows of data and points to nats; not finite for none.
         particles: draws of each posterior.
         moves: of every draw at each temperature.
-        last_moves: of every draw at the end, after which they count as independent.
+        last_moves: of every draw at the end, made again until draws have forgotten their places.
         ess_target: share of effective draws that a change of temperature keeps.
         at_once: posteriors side by side; memory grows with it.
     """
@@ -70,15 +75,17 @@ class ManyPosteriors:
     log_likelihood: RowLikelihood
     particles: int = 512
     moves: int = 6
-    last_moves: int = 24
+    last_moves: int = 20
     ess_target: float = 0.5
     at_once: int = 16
 
     def __post_init__(self) -> None:
-        whole = {"particles": self.particles, "moves": self.moves, "last_moves": self.last_moves}
-        for name, value in {**whole, "at_once": self.at_once}.items():
+        whole = {"moves": self.moves, "last_moves": self.last_moves, "at_once": self.at_once}
+        for name, value in whole.items():
             if value < 1:
                 raise UsageError(f"{name}={value} is not usable", "give 1 or more")
+        if self.particles < 4:
+            raise UsageError(f"particles={self.particles} are too few", "give hundreds")
         if not 0 < self.ess_target < 1:
             raise UsageError(f"ess_target={self.ess_target} is not usable", "give 0 to 1")
 
@@ -132,7 +139,11 @@ class _Populations:
         while (self.beta < 1).any():
             self._cool()
             self._moved(self.settings.moves)
-        self._moved(self.settings.last_moves)
+        begin = self.theta.clone()
+        for _ in range(MOST_TIMES):
+            self._moved(self.settings.last_moves)
+            if self._memory(begin) < FORGOTTEN:
+                break
         self.theta[dead] = math.nan
         return self.theta
 
@@ -172,25 +183,46 @@ class _Populations:
         return torch.searchsorted(total / total[:, -1:], places.contiguous()).clamp(max=number - 1)
 
     def _moved(self, times: int) -> None:
-        """Move every draw so many times at the present temperatures."""
-        centre, location, factor = self._fitted()
-        for _ in range(times):
-            self._move(centre, location, factor)
+        """Move every draw so many times at the present temperatures.
 
-    def _fitted(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where circles are cut open (runs, 1, d), mean (runs, 1, d) and factor (runs, d, d)."""
-        angle = self.theta * (2 * math.pi / self.turn)
+        One half is moved by what is fitted to the other, and the other way round: what a draw is
+        proposed must not depend on where it stands.
+        """
+        half = self.theta.shape[1] // 2
+        for time in range(times):
+            if time % REFIT == 0:
+                fits = [self._fitted(slice(half, None)), self._fitted(slice(0, half))]
+            for mine, fit in zip((slice(0, half), slice(half, None)), fits, strict=True):
+                self._move(mine, *fit)
+
+    def _fitted(self, others: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Where circles are cut open (runs, 1, d), mean (runs, 1, d) and factor (runs, d, d).
+
+        Half of the covariance is the mean over all posteriors that stand side by side: they are
+        of one kind, and few draws alone tell little of a matrix.
+        """
+        theta = self.theta[:, others]
+        angle = theta * (2 * math.pi / self.turn)
         mean = torch.atan2(angle.sin().mean(1, keepdim=True), angle.cos().mean(1, keepdim=True))
         cut = torch.where(self.turn.isfinite(), mean * (self.turn / (2 * math.pi)), 0.0)
-        free = self._unrolled(self.theta, cut)
+        free = self._unrolled(theta, cut)
         location = free.mean(1, keepdim=True)
         apart = free - location
-        scale = apart.square().mean(1).sqrt().clamp_min(1e-300)
-        unit = apart / scale[:, None]
-        correlation = unit.mT @ unit / free.shape[1]
+        own = apart.mT @ apart / max(1, free.shape[1] - 1)
+        covariance = 0.5 * (own + own.mean(0))
+        scale = covariance.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-300)
+        correlation = covariance / (scale[:, :, None] * scale[:, None])
         eye = torch.eye(free.shape[-1], dtype=torch.float64)
         factor = torch.linalg.cholesky(correlation + 1e-9 * eye) * scale[..., None]
         return cut, location, factor
+
+    def _memory(self, begin: Tensor) -> float:
+        """Mean correlation of draws with where they were, over posteriors and coordinates."""
+        cut, location, _ = self._fitted(slice(None))
+        now, then = (self._unrolled(theta, cut) - location for theta in (self.theta, begin))
+        then = then - then.mean(1, keepdim=True)
+        norm = (now.square().sum(1) * then.square().sum(1)).sqrt().clamp_min(1e-300)
+        return float(((now * then).sum(1) / norm).mean())
 
     def _unrolled(self, theta: Tensor, cut: Tensor) -> Tensor:
         """Periodic columns within half a period of the cut's far side."""
@@ -198,8 +230,9 @@ class _Populations:
         turns = torch.where(self.turn.isfinite(), torch.round((theta - cut) / turn), 0.0)
         return theta - turns * turn
 
-    def _move(self, cut: Tensor, location: Tensor, factor: Tensor) -> None:
-        apart = self._unrolled(self.theta, cut) - location
+    def _move(self, mine: slice, cut: Tensor, location: Tensor, factor: Tensor) -> None:
+        before = self.theta[:, mine]
+        apart = self._unrolled(before, cut) - location
         distance = _square(apart, factor)
         runs, number, dim = apart.shape
         normals = torch.randn(
@@ -214,26 +247,24 @@ class _Populations:
         inside = ((theta - cut).abs() <= 0.5 * self.turn).all(-1)
         theta = self._wrapped(theta)
         log_prior = torch.where(inside, self.settings._log_prior(theta), -math.inf)
-        log_like = self._likelihood_where(theta, log_prior)
-        gain = log_prior - self.log_prior + self.beta[:, None] * (log_like - self.log_like)
+        # a likelihood may know no points outside the prior
+        safe = torch.where(log_prior.isfinite()[..., None], theta, before)
+        log_like = self.settings._log_likelihood(self.x, safe)
+        old_prior, old_like = self.log_prior[:, mine], self.log_like[:, mine]
+        gain = log_prior - old_prior + self.beta[:, None] * (log_like - old_like)
         gain = gain + 0.5 * (dim + DEGREES) * (
             (_square(moved, factor) / DEGREES).log1p() - (distance / DEGREES).log1p()
         )
         dice = torch.rand(runs, number, generator=self.generator, dtype=torch.float64)
         accept = dice.log() < gain.nan_to_num(nan=-math.inf)
-        self.theta = torch.where(accept[..., None], theta, self.theta)
-        self.log_prior = torch.where(accept, log_prior, self.log_prior)
-        self.log_like = torch.where(accept, log_like, self.log_like)
+        self.theta[:, mine] = torch.where(accept[..., None], theta, before)
+        self.log_prior[:, mine] = torch.where(accept, log_prior, old_prior)
+        self.log_like[:, mine] = torch.where(accept, log_like, old_like)
         share = accept.double().mean(1)
-        self.log_step = (self.log_step + 0.5 * (share - AIM)).clamp(max=math.log(0.999), min=-7.0)
+        self.log_step = (self.log_step + 0.25 * (share - AIM)).clamp(max=math.log(0.999), min=-7.0)
 
     def _wrapped(self, theta: Tensor) -> Tensor:
         return self.settings.prior.wrap(theta.flatten(0, 1)).reshape(theta.shape)
-
-    def _likelihood_where(self, theta: Tensor, log_prior: Tensor) -> Tensor:
-        """Log-likelihoods of points within the prior; a simulator may know no others."""
-        safe = torch.where(log_prior.isfinite()[..., None], theta, self.theta)
-        return self.settings._log_likelihood(self.x, safe)
 
 
 def _square(apart: Tensor, factor: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def report(posteriors, prior=PRIOR, seed=1, num=300):
 
 
 def quick(prior, log_likelihood):
-    return ManyPosteriors(prior, log_likelihood, particles=200, last_moves=20, at_once=300)
+    return ManyPosteriors(prior, log_likelihood, particles=200, at_once=300)
 
 
 def test_the_right_likelihood_is_calibrated_and_as_narrow_as_it_should_be():

@@ -65,6 +65,26 @@ def test_a_posterior_over_the_edge_of_a_circle_and_of_a_box():
     assert draws[0, :, 1].mean().item() == pytest.approx(mean, abs=0.02)
 
 
+def test_a_narrow_ridge_is_not_narrower_than_it_is():
+    """Few draws and few moves at each temperature: what is left too narrow must widen at the end.
+
+    theta_0 is normal, theta_1 normal about its square, and only theta_1 less that is measured.
+    """
+    prior = NormalPrior(torch.zeros(2), [1.0, 100.0])
+
+    def log_likelihood(x, theta):
+        ridge = (theta[:, 1] - 2 * theta[:, 0].square()) / 0.1
+        return -0.5 * ridge.square()
+
+    many = ManyPosteriors(prior, log_likelihood, particles=200, moves=2, at_once=40)
+    draws = many.draw(torch.zeros(40, 1), stream(5, "draws"))
+    # the marginal of theta_0 is prior times N(2 theta_0^2; 0, 100)
+    grid = np.linspace(-6, 6, 4001)
+    density = np.exp(-0.5 * grid**2 - 0.5 * (2 * grid**2) ** 2 / 100)
+    sd = math.sqrt((grid**2 * density).sum() / density.sum())
+    assert draws[..., 0].std(1).mean().item() == pytest.approx(sd, rel=0.05)
+
+
 def test_two_modes_keep_their_shares():
     prior = NormalPrior([0.0], [25.0])
 
@@ -91,7 +111,7 @@ def test_data_without_any_density_give_no_draws():
     assert draws[1].isnan().all()
 
 
-@pytest.mark.parametrize("wrong", [{"particles": 0}, {"ess_target": 1.0}, {"at_once": 0}])
+@pytest.mark.parametrize("wrong", [{"particles": 3}, {"ess_target": 1.0}, {"at_once": 0}])
 def test_refusals_name_the_setting(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         ManyPosteriors(NormalPrior([0.0], [1.0]), linear, **wrong)
