@@ -225,12 +225,14 @@ def free_coordinates(
     """Return target and proposal without bounds, and the map of samples back to their own ones.
 
     A target tells its bounds by ``bounds`` (d, 2) and its angles by ``periods``, as a
-    :class:`PosteriorTarget` does; one that has neither is returned as it is.
+    :class:`PosteriorTarget` does; one that has neither is returned as it is. The uniform density
+    between two bounds becomes a normal, whose slopes lead chains back from far out; beyond a
+    logistic one's plateaus they would walk for ever.
     """
     bounds = getattr(target, "bounds", None)
     if bounds is None:
         return target, proposal, lambda samples: samples
-    bijection = Bijection(bounds, getattr(target, "periods", None))
+    bijection = Bijection(bounds, getattr(target, "periods", None), "probit")
     if bijection.trivial:
         return target, proposal, lambda samples: samples
     free = UnconstrainedTarget(target, bijection)
