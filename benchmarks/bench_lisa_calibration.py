@@ -36,7 +36,7 @@ from gensci.metrics.predictive import predictive_check
 from gensci.systems.lisa_problem import load_problem
 
 PROBLEMS = ("glitch", "gap")
-PARTICLES = 128
+SAMPLER: dict[str, Any] = {"particles": 100, "moves": 4, "last_moves": 20, "ess_target": 0.4}
 SPREAD = 10.0  # of summaries along the signal, about
 
 
@@ -48,55 +48,75 @@ def main() -> None:
     record: dict[str, Any] = {
         **environment(1, "normflows"),
         "nodes": NODES, "injections": options.injections, "waveforms": options.waveforms,
-        "prior": {"widened": WIDENED, "largest_sd": CAPS}, "problems": {},
+        "training_steps": options.steps, "prior": {"widened": WIDENED, "largest_sd": CAPS},
+        "sampler": SAMPLER, "problems": {problem: {} for problem in options.problems},
     }  # fmt: skip
-    for problem in options.problems:
-        record["problems"][problem] = judge_problem(problem, options, name)
-    write_results(name, record)
+    work = options.work / name
+    arenas = {problem: Arena(load_problem(problem)) for problem in options.problems}
+    judged: list[tuple[Arena, Candidate, CalibrationRuns]] = []
+    for problem, arena in arenas.items():
+        print(problem, flush=True)
+        curves: dict[str, CoverageCurve] = {}
+        for candidate in candidates(arena, options.waveforms, options.steps, options.seed, work):
+            runs, cpu = injections(arena, candidate, options)
+            found, report = judge(arena, candidate, runs, cpu, options)
+            judged.append((arena, candidate, runs))
+            record["problems"][problem][candidate.name] = found
+            curves[f"{candidate.name}, TARP"] = report.tarp
+            curves[f"{candidate.name}, highest density"] = report.expected
+            title = f"{problem}: coverage of {options.injections} injections"
+            coverage_plot(work / f"{problem}.png", curves, title=title)
+            write_results(name, record)
+    checks(judged, record, options, name)
 
 
-def judge_problem(name: str, options: argparse.Namespace, stem: str) -> dict[str, Any]:
-    """Everything about one problem."""
-    print(f"{name}", flush=True)
-    arena = Arena(load_problem(name))
-    found: dict[str, Any] = {}
-    curves: dict[str, CoverageCurve] = {}
-    trained: list[Candidate] = []
-    work = options.work / stem
-    for candidate in candidates(arena, options.waveforms, options.steps, options.seed, work):
-        trained.append(candidate)
-        found[candidate.name], tarp = judge(arena, candidate, options)
-        curves[f"{candidate.name}, TARP"] = tarp[0]
-        curves[f"{candidate.name}, highest density"] = tarp[1]
-    found["checks"] = (
-        check_noise(arena, trained[0], options)
-        if arena.cut is None
-        else check_exact(arena, trained[0], options)
-    )
-    picture = work / f"{name}.png"
-    coverage_plot(picture, curves, title=f"{name}: coverage of {options.injections} injections")
-    print(f"  picture {picture}", flush=True)
-    return found
+def checks(
+    judged: list[tuple[Arena, Candidate, CalibrationRuns]],
+    record: dict[str, Any],
+    options: argparse.Namespace,
+    stem: str,
+) -> None:
+    """What is told besides calibration: the problems' own observations, noise, exact posteriors."""
+    for arena, candidate, runs in judged:
+        found = record["problems"][arena.problem.name]
+        if candidate.name == "neural":
+            check = check_noise if arena.cut is None else check_exact
+            found["checks"] = check(arena, candidate, options)
+        told = at_the_observation(arena, candidate, runs, options.seed)
+        found[candidate.name]["at_the_observation"] = told
+        write_results(stem, record)
 
 
-def judge(
+def posteriors_of(arena: Arena, candidate: Candidate) -> ManyPosteriors:
+    """The way to posteriors that is judged."""
+    return ManyPosteriors(arena.prior, candidate.rows, at_once=50, **SAMPLER)
+
+
+def injections(
     arena: Arena, candidate: Candidate, options: argparse.Namespace
-) -> tuple[dict[str, Any], tuple[CoverageCurve, CoverageCurve]]:
-    """Injections through one likelihood."""
-    posteriors = ManyPosteriors(
-        arena.prior, candidate.rows, particles=PARTICLES, moves=4, last_moves=150, ess_target=0.4,
-        at_once=25,
-    )  # fmt: skip
+) -> tuple[CalibrationRuns, float]:
+    """Injections through one likelihood and their CPU seconds, kept where they are made."""
     kept = candidate.folder / f"runs-{options.injections}.pt"
     if not kept.exists():
         cpu = time.process_time()
+        posteriors = posteriors_of(arena, candidate)
         runs = calibrate(
             arena.prior, arena.simulate, posteriors, options.injections, seed=options.seed
         )
         torch.save({"cpu": time.process_time() - cpu, **vars(runs)}, kept)
     stored = torch.load(kept)
     cpu = stored.pop("cpu")
-    runs = CalibrationRuns(**stored)
+    return CalibrationRuns(**stored), cpu
+
+
+def judge(
+    arena: Arena,
+    candidate: Candidate,
+    runs: CalibrationRuns,
+    cpu: float,
+    options: argparse.Namespace,
+) -> tuple[dict[str, Any], CalibrationReport]:
+    """Whether injections came out right."""
     report = _report(arena, runs, options.seed)
     white = tarp_coverage(
         arena.prior.white(runs.truth), arena.prior.white(runs.draws), stream(options.seed, "white")
@@ -111,14 +131,13 @@ def judge(
                        "dispersion": white.dispersion},
         "information_gain_nats": gain, "cpu_seconds_per_injection": cpu / options.injections,
         "training": candidate.report,
-        "at_the_observation": at_the_observation(arena, candidate, posteriors, runs, options.seed),
     }  # fmt: skip
-    return told, (report.tarp, report.expected)
+    return told, report
 
 
 def at_the_observation(
-    arena: Arena, candidate: Candidate, posteriors: ManyPosteriors, runs: CalibrationRuns, seed: int
-) -> dict[str, float]:
+    arena: Arena, candidate: Candidate, runs: CalibrationRuns, seed: int
+) -> dict[str, Any]:
     """Local C2ST and predictive check of the problem's own observation."""
     directions, x = arena.directions(), arena.observed()
     white = arena.prior.white
@@ -126,7 +145,7 @@ def at_the_observation(
         white(runs.truth), white(runs.draws[:, 0]), (runs.x @ directions) / SPREAD,
         stream(seed, "local"), settings=ClassifierSettings(hidden=20, steps=300),
     )  # fmt: skip
-    draws = posteriors.draw(x[None], stream(seed, "observation"))[0]
+    draws = posteriors_of(arena, candidate).draw(x[None], stream(seed, "observation"))[0]
     local = test.test(white(draws), (x @ directions) / SPREAD)
     network = candidate.rows.__self__  # type: ignore[attr-defined]
     check = predictive_check(x, network.sample(draws, stream(seed, "predicted")))
@@ -138,8 +157,9 @@ def at_the_observation(
         "largest_error_sd": float(off.abs().max()),
     }  # fmt: skip
     print(
-        f"    at the problem's own observation: local C2ST p = {local.pvalue:.2g}, predictive "
-        f"surprises: {found['predictive_surprises'] or 'none'}, largest error of a parameter "
+        f"  {arena.problem.name}, {candidate.name}, the problem's own observation: "
+        f"local C2ST p = {local.pvalue:.2g}, predictive surprises: "
+        f"{found['predictive_surprises'] or 'none'}, largest error of a parameter "
         f"{found['largest_error_sd']:.1f} posterior standard deviations",
         flush=True,
     )

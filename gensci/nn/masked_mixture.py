@@ -11,7 +11,7 @@ import torch
 from normflows.nets.made import MADE
 from torch import Generator, Tensor, nn
 
-from gensci.nn.mixtures import mixture_normal_log_prob, sample_mixture_normal
+from gensci.nn.mixtures import LOG_2PI, sample_mixture_normal
 
 LARGEST_LOG_SCALE = 7.0
 NARROW, WIDE = -0.3, 3.0  # logarithms of the scales of the first and last component at the start
@@ -53,7 +53,11 @@ class MaskedMixture(nn.Module):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(n,) log-densities in nats of (n, dim) data."""
-        return mixture_normal_log_prob(x, *self._mixtures(x, context, slice(0, self.dim))).sum(1)
+        logits, mean, log_scale = self._mixtures(x, context, slice(0, self.dim))
+        z = (x - mean) * torch.exp(-log_scale)
+        component = logits - 0.5 * z.square() - log_scale
+        total = torch.logsumexp(component, 0) - torch.logsumexp(logits, 0)
+        return total.sum(1) - 0.5 * LOG_2PI * self.dim
 
     @torch.no_grad()
     def draw(self, n: int, generator: Generator, context: Tensor | None = None) -> Tensor:
@@ -61,16 +65,21 @@ class MaskedMixture(nn.Module):
         weight = self.network.final_layer.weight
         x = torch.zeros(n, self.dim, dtype=weight.dtype, device=weight.device)
         for i in range(self.dim):
-            logits, mean, log_scale = self._mixtures(x, context, slice(i, i + 1))
-            x[:, i] = sample_mixture_normal(logits[:, 0], mean[:, 0], log_scale[:, 0], generator)
+            told = self._mixtures(x, context, slice(i, i + 1))
+            x[:, i] = sample_mixture_normal(*(part[:, :, 0].T for part in told), generator)
         return x
 
     def _mixtures(
         self, x: Tensor, context: Tensor | None, columns: slice
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, k, components) logits, means and logarithms of scales of k columns."""
+        """(components, n, k) logits, means and logarithms of scales of k columns.
+
+        Components come first: sums over the last of few are slow.
+        """
         # the network sees the size of a burst as a logarithm
         seen = torch.cat((torch.zeros_like(x[:, :1]), torch.asinh(x)), 1)
-        told = self.network(seen, context).view(len(x), self.dim + 1, 3, self.components)
-        logits, mean, raw = told[:, 1:][:, columns].unbind(2)
+        told = self.network(seen, context).view(len(x), self.dim + 1, -1)
+        logits, mean, raw = (
+            told[:, 1:][:, columns].permute(2, 0, 1).contiguous().split(self.components)
+        )
         return logits, mean, LARGEST_LOG_SCALE * torch.tanh(raw / LARGEST_LOG_SCALE)
