@@ -23,6 +23,7 @@ from gensci.core.protocols import Store
 from gensci.core.random import stream
 from gensci.core.results import SampleSet
 from gensci.core.weights import LogZ
+from gensci.loops.kept_reweighting import pack, unpack
 from gensci.loops.lisa_surrogate import (
     LisaEstimator,
     LisaSurrogate,
@@ -116,7 +117,8 @@ class LisaResult:
             all calls that took a waveform.
         surrogate_posterior: weighted rows of the surrogate's posterior, of the same columns.
         records: one per round.
-        seconds: wall and CPU by part; of what this call did, where it resumed another.
+        seconds: wall and CPU by part, those of earlier calls with the same store included; of the
+            search only where this call made it.
         surrogate: the last one, over simple coordinates.
         proposal: the flow, over simple coordinates, or None.
         images: the skies by which the flow is folded.
@@ -162,22 +164,36 @@ def infer_lisa(
     """
     problem.setting.check(observation.setting, "the problem", "the observation")
     parts = _Parts.of(problem, observation, settings, store, seed, say)
-    clock = _Clock()
     result = run_rounds(
         parts.problem, settings.loop, parts.estimator, parts.sampler, store, seed=seed, say=say
     )
-    clock.read("rounds")
     gaussian = not isinstance(problem.noise, Glitches | Gap)
     if settings.reweight is None or not gaussian:
-        return _uncorrected(parts, result, clock, seed)
-    images = parts.wide.images
-    surrogate = PosteriorTarget(parts.wide.prior, result.surrogate.log_likelihood, images)
-    corrected = reweight(
-        result.posterior, parts.target, surrogate=surrogate, images=_skies(parts.wide),
-        settings=settings.reweight, seed=seed, say=say,
-    )  # fmt: skip
-    clock.read("reweighting")
-    return _corrected(parts, result, corrected, clock, seed)
+        return _uncorrected(parts, result, seed)
+    corrected = _reweighted(parts, result, settings.reweight, store, seed, say)
+    return _corrected(parts, result, corrected, seed)
+
+
+def _reweighted(
+    parts: _Parts,
+    result: SequentialResult,
+    settings: ReweightSettings,
+    store: Store,
+    seed: int,
+    say: Say | None,
+) -> Reweighted:
+    """The exact posterior, made or read from the store."""
+    prior, images = parts.wide.prior, _skies(parts.wide)
+    known = store.load_state("reweighted")
+    if known is None:
+        surrogate = PosteriorTarget(prior, result.surrogate.log_likelihood, parts.wide.images)
+        made = reweight(
+            result.posterior, parts.target, surrogate=surrogate, images=images,
+            settings=settings, seed=seed, say=say,
+        )  # fmt: skip
+        known = pack(made)
+        store.save_state("reweighted", known)
+    return unpack(known, prior, images)
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,7 @@ class _Parts:
     wide: WideProposal
     target: PosteriorTarget
     searched: int
+    seconds: dict[str, float]
 
     @classmethod
     def of(
@@ -201,7 +218,12 @@ class _Parts:
         seed: int,
         say: Say | None,
     ) -> _Parts:
+        begun = time.monotonic(), time.process_time()
         best, searched = _searched(problem, observation, settings, store, seed, say)
+        seconds = {
+            "search_wall": time.monotonic() - begun[0],
+            "search_cpu": time.process_time() - begun[1],
+        }
         exact = HeterodynedLikelihood(observation, best, settings.nodes)
         setting = problem.setting
         prior, centre = SimplePrior(problem.prior, setting), to_simple(best[None], setting)[0]
@@ -224,7 +246,7 @@ class _Parts:
         estimator = LisaEstimator(setting, network)
         sampler = WideSampler(prior, wide, settings.tempering, wide.images)
         calls = searched + exact.calls + bins.calls
-        return cls(sequential, estimator, sampler, wide, target, calls)
+        return cls(sequential, estimator, sampler, wide, target, calls, seconds)
 
 
 def _searched(
@@ -268,7 +290,7 @@ def _skies(wide: WideProposal) -> Any:
 
 
 def _corrected(
-    parts: _Parts, result: SequentialResult, corrected: Reweighted, clock: _Clock, seed: int
+    parts: _Parts, result: SequentialResult, corrected: Reweighted, seed: int
 ) -> LisaResult:
     setting = result.surrogate.setting
     approximate = result.posterior if corrected.surrogate is None else corrected.surrogate
@@ -281,14 +303,14 @@ def _corrected(
         counts=_counts(parts, result, corrected.calls),
         surrogate_posterior=_binaries(approximate, setting, stream(seed, "surrogate copies")),
         records=result.records,
-        seconds=clock.seconds,
+        seconds=_seconds(parts, result, corrected.seconds),
         surrogate=result.surrogate,
         proposal=corrected.proposal,
         images=parts.wide.images,
     )
 
 
-def _uncorrected(parts: _Parts, result: SequentialResult, clock: _Clock, seed: int) -> LisaResult:
+def _uncorrected(parts: _Parts, result: SequentialResult, seed: int) -> LisaResult:
     setting = result.surrogate.setting
     posterior = _binaries(result.posterior, setting, stream(seed, "copies"))
     nan = float("nan")
@@ -301,7 +323,7 @@ def _uncorrected(parts: _Parts, result: SequentialResult, clock: _Clock, seed: i
         counts=_counts(parts, result, {"exact": 0, "surrogate": 0}),
         surrogate_posterior=posterior,
         records=result.records,
-        seconds=clock.seconds,
+        seconds=_seconds(parts, result, {}),
         surrogate=result.surrogate,
         proposal=None,
         images=parts.wide.images,
@@ -337,16 +359,14 @@ def _binaries(samples: SampleSet, setting: Setting, generator: torch.Generator) 
     )  # fmt: skip
 
 
-class _Clock:
-    """Wall and CPU seconds by part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic(), time.process_time()
-
-    def read(self, name: str) -> None:
-        """Enter what has passed under a name."""
-        now = time.monotonic(), time.process_time()
-        for kind, before, after in zip(("wall", "cpu"), self._last, now, strict=True):
-            self.seconds[f"{name}_{kind}"] = round(after - before, 2)
-        self._last = now
+def _seconds(
+    parts: _Parts, result: SequentialResult, reweighting: dict[str, float]
+) -> dict[str, float]:
+    """Wall and CPU seconds of search, rounds and reweighting."""
+    rounds = {
+        "rounds_wall": sum(sum(record.wall_seconds.values()) for record in result.records),
+        "rounds_cpu": sum(sum(record.cpu_seconds.values()) for record in result.records),
+    }
+    last = {f"reweighting_{kind}": value for kind, value in reweighting.items()}
+    everything = {**parts.seconds, **rounds, **last}
+    return {name: round(value, 2) for name, value in everything.items()}
