@@ -211,3 +211,24 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     before = sorted(tmp_path.rglob("*"))
     assert one_error(capsys, main(["infer", "--system", "lisa:mbhb", *options]), part) == status
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_no_exact_likelihood_corrects_in_noise_with_glitches(tmp_path):
+    assert main(["infer", "--problem", "glitch", *SMALL, "--out", "run"]) == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert not run["verdict"]["corrected"] and run["verdict"]["khat"] is None
+    assert run["counts"]["exact"] == 0 and not (tmp_path / "run" / "surrogate").exists()
+
+
+@pytest.mark.slow
+def test_an_observation_of_ones_own(tmp_path):
+    problem = load_problem("moderate-noisy")
+    make_observation(problem).save(tmp_path / "event.h5")
+    (tmp_path / "prior.json").write_text(json.dumps(problem.prior.to_json()))
+    own = ["--system", "lisa:mbhb", "--observation", "event.h5", "--prior", "prior.json"]
+    assert main(["infer", *own, *SMALL]) == 0
+    run = json.loads((tmp_path / "results" / "event" / "run.json").read_text())
+    assert run["outcome"] == "complete" and run["settings"]["noise"] == "gaussian"
+    data = arviz.from_netcdf(str(tmp_path / "results" / "event" / "posterior.nc")).load()
+    assert "constant_data" not in data.groups()  # no truth is known
