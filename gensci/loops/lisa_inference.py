@@ -83,8 +83,8 @@ class LisaSettings:
     wide: WideSettings = field(default_factory=WideSettings)
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
-            rounds=3, simulations=(600, 800, 1000), defensive=0.1, temperature=2.0, draws=2000,
-            num_samples=8000,
+            rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=2.0,
+            draws=2000, num_samples=8000,
         )
     )  # fmt: skip
     likelihood: LikelihoodSettings | None = None

@@ -2,9 +2,9 @@
 
 A flow is fitted to thinned draws of a surrogate's posterior. Where the surrogate can be asked
 itself, which costs nothing that counts, the flow is first rehearsed: its own draws are weighed by
-the surrogate and it is fitted again to those. Then it draws once more, the exact target weighs, and
-the shape of the weights' tail says whether they may be trusted. If not, a short exact chain starts
-at the draws.
+the surrogate, or where few of them bear weight, moved by a chain between flow and surrogate; and it
+is fitted again to those. Then it draws once more, the exact target weighs, and the shape of the
+weights' tail says whether they may be trusted. If not, a short exact chain starts at the draws.
 
 Reference: Dax et al. (2023), arXiv:2210.05686, for neural proposals; Vehtari et al. (2024),
 arXiv:1507.02646, for k-hat.
@@ -43,6 +43,9 @@ class ReweightSettings:
         fit_draws: draws of the surrogate's posterior that the flow is fitted to, at most.
         rehearsals: times that the flow is fitted to its own draws, weighed by the surrogate.
         rehearsal_draws: draws of each; evaluations of the surrogate.
+        walk_below: efficiency of a rehearsal below which its draws are walked.
+        walk: the chain that walks them.
+        walk_rows: rows that it returns.
         proposal: sizes of the flow and length of its training.
         chain: the exact sampler where the weights cannot be trusted.
         chain_rows: rows that it returns.
@@ -52,6 +55,11 @@ class ReweightSettings:
     fit_draws: int = 20_000
     rehearsals: int = 1
     rehearsal_draws: int = 100_000
+    walk_below: float = 0.05
+    walk: Tempering = field(
+        default_factory=lambda: Tempering(num_walkers=200, warmup=60, thinning=8)
+    )
+    walk_rows: int = 10_000
     proposal: ProposalSettings = field(default_factory=ProposalSettings)
     chain: Tempering = field(
         default_factory=lambda: Tempering(num_walkers=100, warmup=50, thinning=5)
@@ -129,7 +137,10 @@ def reweight(
     for number in range(settings.rehearsals if surrogate is not None else 0):
         size, generator = settings.rehearsal_draws, stream(seed, "rehearsal", number)
         rehearsed, constant = _weighed(flow, surrogate, size, generator)
-        _told(say, "rehearsal", rehearsed, size)
+        efficiency = _told(say, "rehearsal", rehearsed, size)
+        if efficiency < settings.walk_below:
+            walked = settings.walk, settings.walk_rows, f"walk {number}"
+            rehearsed, constant = _chain(flow, surrogate, *walked, seed, say)
         flow = _fitted(rehearsed, target, images, settings, seed, number + 1)
     generator = stream(seed, "exact draws")
     samples, evidence = _weighed(flow, target, settings.num_draws, generator)
@@ -140,7 +151,8 @@ def reweight(
         fallback = f"k-hat {khat:.2f} is above {khat_limit(settings.num_draws):.2f}"
         if say is not None:
             say(f"{fallback}: a short exact chain takes over")
-        samples, evidence = _chain(flow, target, settings, seed)
+        last = settings.chain, settings.chain_rows, "chain"
+        samples, evidence = _chain(flow, target, *last, seed, say)
     calls["exact"] = target.calls - calls["exact"]
     calls["surrogate"] = surrogate.calls - calls["surrogate"] if surrogate else 0
     seconds = {
@@ -209,13 +221,20 @@ def _told(say: Say | None, what: str, samples: SampleSet, n: int) -> float:
 
 
 def _chain(
-    flow: ProposalFlow, target: PosteriorTarget, settings: ReweightSettings, seed: int
+    flow: ProposalFlow,
+    target: PosteriorTarget,
+    chain: Tempering,
+    rows: int,
+    purpose: str,
+    seed: int,
+    say: Say | None,
 ) -> tuple[SampleSet, LogZ]:
-    """An exact chain between the flow and the target."""
-    number = int(torch.randint(2**62, (1,), generator=stream(seed, "chain")))
-    rows = settings.chain_rows
-    samples = settings.chain.run(target, flow, rows, seed=number, batch_size=LARGEST_CALL)
+    """A chain between the flow and a target, which starts at draws of the flow."""
+    number = int(torch.randint(2**62, (1,), generator=stream(seed, purpose)))
+    samples = chain.run(target, flow, rows, seed=number, batch_size=LARGEST_CALL)
     told = samples.meta["verdict"]
+    if say is not None:
+        say(f"{purpose}: {rows} rows worth {told['ess']:.0f}; {told['advice']}")
     return samples, LogZ(_number(told["log_z"]), _number(told["log_z_error"]))
 
 
