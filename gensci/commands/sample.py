@@ -32,7 +32,8 @@ def run_sample(
         num_samples: how many to draw of each system; by default 16 crystals or molecules, each of
             which is a file, 20000 of lisa:mbhb, else 2000.
         sampler: importance, smc, mcmc, direct, twisted-smc, tempering, slice, hmc or nuts;
-            `gensci list samplers` shows their settings. By default direct for crystals and molecules, else importance.
+            `gensci list samplers` shows their settings. By default direct for crystals and
+            molecules, else importance.
         checkpoint: name or folder of the model that proposes; by default peptide-small, crystals,
             molecules or lisa-loud, as the system is.
         out: run folder, by default results/NAME; with a file, one sub-folder per system.
