@@ -36,7 +36,7 @@ def test_families_are_found_in_the_registry(monkeypatch):
 
 def test_every_registered_family_says_where_its_proposals_come_from():
     sources = {SYSTEMS.metadata(name)["proposal"] for name in SYSTEMS}
-    assert sources <= {"own", "checkpoint", "dynamics", "structures"}
+    assert sources <= {"own", "checkpoint", "dynamics", "structures", "surrogate"}
 
 
 def test_a_missing_package_is_one_line_with_what_installs_it(monkeypatch, tmp_path):
