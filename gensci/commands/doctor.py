@@ -69,7 +69,9 @@ def _show_kernels() -> None:
 
 def _check_checkpoints() -> list[str]:
     """Load every checkpoint that is found, which verifies hash, shapes and settings."""
-    import gensci.commands.prepare  # noqa: F401  (registers the families)
+    import gensci.commands.prepare
+    import gensci.nn.conditional_flow
+    import gensci.nn.proposal_network  # noqa: F401  (these register families and classes)
     from gensci.core.errors import CheckpointError
     from gensci.core.registry import SYSTEMS
     from gensci.models.checkpoint import list_checkpoints, load_network
@@ -80,11 +82,12 @@ def _check_checkpoints() -> list[str]:
             load_network(folder)
         except CheckpointError as error:
             problems.append(f"checkpoint {name}: {error}")
+        except ModuleNotFoundError as error:
+            print(f"checkpoint        {name} needs {error.name} (pip install 'gensci[posterior]')")
         else:
             print(f"checkpoint        {name} verified ({folder})")
     found = list_checkpoints()
-    rows = [SYSTEMS.metadata(name) for name in SYSTEMS]
-    defaults = dict.fromkeys(row.get("checkpoint") for row in rows if not row.get("optional"))
+    defaults = dict.fromkeys(SYSTEMS.metadata(name).get("checkpoint") for name in SYSTEMS)
     problems += [
         f"the default checkpoint {default} is missing; install gensci again, or name another "
         "by --checkpoint (`gensci train` and `gensci convert` make some)"

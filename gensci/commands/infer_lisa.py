@@ -19,6 +19,7 @@ from gensci.commands.infer_run import (
     Found,
     Say,
     Stopwatch,
+    check_packages,
     conduct,
     drawable,
     tidied,
@@ -179,6 +180,7 @@ def infer_lisa_run(
         UsageError: An input or a setting cannot be used; nothing is written.
         RunFolderError: The folder is foreign, of other settings, or cannot be written.
     """
+    check_packages()
     choice = resolve_one(system)
     if choice.family != "lisa":
         raise UsageError(f"--system {system} cannot be inferred", "give lisa:mbhb or --simulator")

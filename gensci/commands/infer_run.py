@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from gensci.commands.record import failure, forget_failure, now
-from gensci.core.errors import RunFolderError
+from gensci.core.errors import GensciError, RunFolderError
 from gensci.core.results import SampleSet
 from gensci.io.figures import Draws
 from gensci.io.posterior import PosteriorExtras, write_posterior
@@ -26,6 +27,7 @@ from gensci.loops.rounds import RoundRecord
 Say = Callable[[str], None]
 
 PACKAGES = ("torch", "numpy", "normflows", "safetensors", "arviz", "scipy")
+NEEDED = ("normflows", "scipy", "arviz", "h5py", "corner", "matplotlib")
 DIAGNOSTICS = "diagnostics"
 _MOST_DRAWN = 20_000  # rows of a picture
 _FEWEST_OF_CHAIN = 4  # draws, below which a chain says nothing about itself
@@ -60,6 +62,20 @@ class Found:
     facts: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     pictures: tuple[Callable[[Path], None], ...] = ()
+
+
+def check_packages(names: Sequence[str] = NEEDED) -> None:
+    """Refuse to begin what could not be ended.
+
+    Raises:
+        GensciError: A package of the extra `posterior` is not installed.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise GensciError(
+            f"posteriors need {', '.join(missing)}, not installed here",
+            "pip install 'gensci[posterior]'",
+        )
 
 
 class Stopwatch:

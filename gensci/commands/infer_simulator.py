@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from gensci.commands.infer_run import (
     Found,
     Say,
     Stopwatch,
+    check_packages,
     conduct,
     drawable,
     tidied,
@@ -61,6 +63,7 @@ def infer_into(path: Path, subject: Subject, plan: Plan, argv: list[str], say: S
         SimulatorError: The simulator fails on everything or on too much.
         RunFolderError: The folder is foreign, of other settings, or cannot be written.
     """
+    check_packages()
     earlier = read_record(path, COMMAND)
     settings = {**subject.facts(), **plan.facts()}
     record = begin_record(path, earlier, COMMAND, settings, plan.seed, argv, PACKAGES)
@@ -81,8 +84,7 @@ def infer_into(path: Path, subject: Subject, plan: Plan, argv: list[str], say: S
 
 def infer_here(subject: Subject, plan: Plan, say: Say) -> SampleSet:
     """Infer in memory; nothing is written."""
-    import secrets
-
+    check_packages(("normflows", "scipy"))
     seed = secrets.randbits(32) if plan.seed is None else plan.seed
     with _simulator(subject, plan) as simulator:
         watch = Stopwatch(elsewhere=simulator)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gensci.commands.infer_run import check_packages
 from gensci.core.errors import UsageError
 from gensci.core.posterior import PosteriorTarget
 from gensci.core.random import stream
@@ -58,6 +59,7 @@ def load_lisa(text: str, checkpoint: str, settings: Mapping[str, Any]) -> LisaSa
             the data that it was trained for; both values are named.
         CheckpointError: It is absent, truncated or tampered with.
     """
+    check_packages()
     _, config, meta = load_checkpoint(checkpoint)
     if config["class"] != "flow-ensemble" or "setting" not in meta:
         raise UsageError(

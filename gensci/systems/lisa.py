@@ -25,7 +25,6 @@ LIKELIHOODS = ("exact", "surrogate")
     proposal="surrogate",
     sampler="importance",
     checkpoint="lisa-loud",
-    optional=True,  # `gensci infer` needs no checkpoint
     num_samples=20_000,
     example="lisa:mbhb",
 )

@@ -92,6 +92,20 @@ def test_arviz_reads_the_posterior(tmp_path, surrogate, no_corner):
         assert stored["theta"].shape == (300, 11) and (stored["log_weight"] == 0).all()
 
 
+def test_the_shipped_surrogate_is_efficient(tmp_path, no_corner):
+    assert main(["sample", "--system", "lisa:mbhb", *ARGUMENTS, "--num-samples", "2000"]) == 0
+    run = json.loads((tmp_path / "results" / "mbhb" / "run.json").read_text())
+    assert run["settings"]["checkpoint"] == "lisa-loud"
+    assert run["verdict"]["ess_fraction"] > 0.05 and run["verdict"]["khat"] < 0.7
+    samples = gensci.load(tmp_path / "results" / "mbhb")
+    problem = load_problem("loud")
+    # what the channels hold best, and no symmetry exchanges: masses, spins
+    theta = samples.x["theta"][:, :4]
+    mean = samples.mean(theta)
+    sd = samples.mean((theta - mean) ** 2).sqrt()
+    assert ((problem.truth[:4] - mean).abs() < 3 * sd).all()
+
+
 def one_error(capsys, status, *parts):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("gensci: error: "), lines
