@@ -1,6 +1,7 @@
 """The LISA pipeline on a short run: evidence and moments against independent exact estimates."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,6 +134,21 @@ def test_a_saved_surrogate_samples_binaries(run, problem, tmp_path):
     )
     weights = shipped.target.log_prob(x) - log_prob
     assert float(SampleSet(x, weights).ess.fraction) > 0.02
+
+
+@pytest.mark.parametrize("name", ["glitch", "gap"])
+def test_in_other_noise_the_surrogate_is_the_result(name):
+    problem = load_problem(name)
+    few = replace(
+        SMALL, loop=LoopSettings(rounds=1, simulations=150, draws=200, num_samples=400),
+        likelihood=LikelihoodSettings(kind="nsf", layers=1, hidden=16, degree=1, steps=40),
+    )  # fmt: skip
+    result = infer_lisa(problem, make_observation(problem), few, Searched(problem), seed=1)
+    assert math.isnan(result.khat) and math.isnan(result.evidence.value)
+    assert result.counts["exact"] == 0 and result.proposal is None
+    assert result.surrogate.likelihood.dim == 11
+    assert problem.prior.inside(result.posterior.x["theta"]).all()
+    assert torch.equal(result.posterior.x["theta"], result.surrogate_posterior.x["theta"])
 
 
 def test_another_grid_is_refused(problem):

@@ -97,6 +97,25 @@ def test_rehearsal_on_the_surrogate_raises_the_efficiency():
     check_moments(rehearsed.samples)
 
 
+def test_a_rehearsal_whose_draws_weigh_nothing_is_walked():
+    """The flow is far too narrow; a chain on the surrogate widens it, and exact weights hold."""
+    flow = ProposalSettings(layers=1, hidden=16, steps=150, prior_share=0.02, broad_share=0.0)
+    changes = {
+        "rehearsals": 1, "proposal": flow, "walk_below": 0.3, "walk_rows": 3000,
+        "walk": Tempering(num_walkers=60, warmup=40, thinning=4),
+    }  # fmt: skip
+    target, lines = PosteriorTarget(PRIOR, gaussian), []
+    surrogate = PosteriorTarget(PRIOR, lambda theta: gaussian(theta, MEAN + 0.02))
+    result = reweight(
+        biased_draws(600, shift=0.0, scale=0.2), target, surrogate=surrogate, seed=1,
+        settings=settings(**changes), say=lines.append,
+    )  # fmt: skip
+    assert any(line.startswith("walk 0") for line in lines)
+    assert result.fallback is None and result.efficiency > 0.3
+    assert result.surrogate_evidence.value == pytest.approx(LOG_Z, abs=0.3)
+    check_moments(result.samples)
+
+
 def test_two_images_are_folded_and_both_weighed():
     """Modes at +-(4, 4) with weights 1 to 3, from draws that have them equally."""
     centre = torch.tensor([4.0, 4.0], dtype=torch.float64)
