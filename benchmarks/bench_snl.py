@@ -3,7 +3,7 @@
     python benchmarks/bench_snl.py                                  # observation 1, 10,000
     python benchmarks/bench_snl.py --budgets 1000,10000 --observations 1,2,3,4,5,6,7,8,9,10
     python benchmarks/bench_snl.py --tasks two_moons --single       # one round, as sbi's NLE
-    python benchmarks/bench_snl.py --peer /work/venvs/sbi/bin/python  # sbi on the same simulations
+    python benchmarks/bench_snl.py --peer /work/venvs/sbi/bin/python  # sbi on as many simulations
     python benchmarks/bench_snl.py --later                          # judge by another call
     python benchmarks/bench_snl.py --table                          # gather what is there
 
