@@ -2,7 +2,7 @@
 
 For each problem, likelihoods are judged on the same injections: parameters from a local prior
 about moderate, waveforms at every frequency of the grid, fresh noise of the true kind. The prior is
-a normal about the problem's truth, four times as wide as what quiet data leave in every direction
+a normal about the problem's truth, three times as wide as what quiet data leave in every direction
 but no wider than `CAPS`, and cut off where the problem's prior ends.
 
     python benchmarks/bench_lisa_calibration.py                 # 300 injections each
@@ -269,7 +269,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     options.injections = options.injections or (40 if options.quick else 300)
     options.waveforms = options.waveforms or (5000 if options.quick else 20_000)
-    options.steps = 300 if options.quick else 2000
+    options.steps = 300 if options.quick else 6000
     return options
 
 

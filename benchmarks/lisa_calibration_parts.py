@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from gensci.systems.lisa_problem import Problem
 from gensci.systems.lisa_summaries import HeterodynedBins
 
 NODES = 40
-WIDENED = 4.0
+WIDENED = 3.0
 """Standard deviations of the prior over those of quiet data, in every direction but for caps."""
 CAPS = {
-    "ln_chirp_mass": 0.01, "mass_ratio": 0.15, "chi1": 0.1, "chi2": 0.2, "distance": 0.15,
-    "cos_inclination": 0.08, "phase": 0.15, "longitude": 0.15, "sin_latitude": 0.1,
-    "polarisation": 0.2, "time": 20.0,
+    "ln_chirp_mass": 0.01, "mass_ratio": 0.12, "chi1": 0.08, "chi2": 0.15, "distance": 0.1,
+    "cos_inclination": 0.06, "phase": 0.1, "longitude": 0.1, "sin_latitude": 0.08,
+    "polarisation": 0.12, "time": 10.0,
 }  # fmt: skip
 """Largest standard deviations of the prior; that of the distance as a share of the true one."""
 AT_ONCE = 25
@@ -191,14 +192,22 @@ def candidates(
         )  # fmt: skip
     for name, words, signals, noise_draws, settings in table:
         folder = work / f"{arena.problem.name}-{name.replace(', ', '-').replace(' ', '-')}"
-        if not (folder / "model.json").exists():
+        if not _trained_so(folder, settings):
             cpu = time.process_time()
             learned = NeuralLikelihood.fit(
                 theta, signals, noise=noise_draws, settings=settings, seed=seed
             )
             learned.report["cpu_seconds"] = time.process_time() - cpu
+            shutil.rmtree(folder, ignore_errors=True)
             learned.save(folder)
         learned = NeuralLikelihood.load(folder)
         report = learned.report
         print(f"  {name}: {report['cpu_seconds']:.0f} CPU-s, noise {report['noise']}", flush=True)
         yield Candidate(name, words, learned.log_prob, report, folder)
+
+
+def _trained_so(folder: Path, settings: LikelihoodSettings) -> bool:
+    """Whether an earlier call kept a likelihood of these settings."""
+    if not (folder / "model.json").exists():
+        return False
+    return NeuralLikelihood.load(folder).report.get("settings") == asdict(settings)

@@ -217,12 +217,15 @@ class _Populations:
         return cut, location, factor
 
     def _memory(self, begin: Tensor) -> float:
-        """Mean correlation of draws with where they were, over posteriors and coordinates."""
+        """Correlation of draws with where they were, of the coordinate that remembers most.
+
+        Each coordinate's is the mean over the posteriors that stand side by side.
+        """
         cut, location, _ = self._fitted(slice(None))
         now, then = (self._unrolled(theta, cut) - location for theta in (self.theta, begin))
         then = then - then.mean(1, keepdim=True)
         norm = (now.square().sum(1) * then.square().sum(1)).sqrt().clamp_min(1e-300)
-        return float(((now * then).sum(1) / norm).mean())
+        return float(((now * then).sum(1) / norm).mean(0).max())
 
     def _unrolled(self, theta: Tensor, cut: Tensor) -> Tensor:
         """Periodic columns within half a period of the cut's far side."""
