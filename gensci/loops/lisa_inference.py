@@ -84,7 +84,7 @@ class LisaSettings:
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(
             rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=2.0,
-            draws=2000, num_samples=8000,
+            draws=2000, num_samples=8000, stop_change=0.05,
         )
     )  # fmt: skip
     likelihood: LikelihoodSettings | None = None
