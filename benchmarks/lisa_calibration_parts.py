@@ -177,7 +177,7 @@ def candidates(
     theta = arena.prior.sample(waveforms, stream(seed, "training"))
     mean = LikelihoodSettings(kind="gaussian", steps=steps, batch=250)
     noise = LikelihoodSettings(
-        kind="mixture", hidden=128, bins=4, steps=steps, batch=250, patience=30
+        kind="mixture", hidden=192, bins=4, steps=2 * steps, batch=250, patience=60
     )
     plain = arena.bins.signal(theta)
     table: list[tuple[str, str, Tensor, Any, LikelihoodSettings]] = [
