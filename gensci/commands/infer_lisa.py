@@ -49,6 +49,7 @@ from gensci.systems.resolve import resolve_one
 
 SURROGATE = "surrogate"
 PREDICTIVE = 50
+UNSETTLED = 1.0  # nats by which the posterior moved in the last round
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,12 @@ def _verdict(result: LisaResult, plan: LisaSettings) -> dict[str, Any]:
     known = result.posterior.meta.get("verdict", {})
     if not corrected:
         advice = "drawn from the surrogate: in this noise no exact likelihood corrects it"
+        moved = result.records[-1].change
+        if moved is not None and moved > UNSETTLED:
+            advice = (
+                f"do not trust these draws: the posterior still moved by {moved:.1f} nats in the "
+                "last round; give more --lisa.loop.simulations, or --lisa.summary bins"
+            )
         return {**told, "ess": known.get("ess", told["ess"]), "advice": advice}
     if result.fallback is not None:
         advice = f"{result.fallback}: these are draws of a short exact chain instead"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ from gensci.systems.lisa_coordinates import (
     log_abs_det_jacobian,
     to_simple,
 )
+from gensci.systems.lisa_glitch_search import find_among_glitches
 from gensci.systems.lisa_likelihood import HeterodynedLikelihood
 from gensci.systems.lisa_noise import Gap, Glitches
 from gensci.systems.lisa_observation import Observation
@@ -219,7 +220,7 @@ class _Parts:
         say: Say | None,
     ) -> _Parts:
         begun = time.monotonic(), time.process_time()
-        best, searched = _searched(problem, observation, settings, store, seed, say)
+        best, cleaned, searched = _searched(problem, observation, settings, store, seed, say)
         seconds = {
             "search_wall": time.monotonic() - begun[0],
             "search_cpu": time.process_time() - begun[1],
@@ -227,6 +228,9 @@ class _Parts:
         exact = HeterodynedLikelihood(observation, best, settings.nodes)
         setting = problem.setting
         prior, centre = SimplePrior(problem.prior, setting), to_simple(best[None], setting)[0]
+        if cleaned is not observation:
+            # glitches would draw the wide density elsewhere; only it looks at cleaned data
+            exact = HeterodynedLikelihood(cleaned, best, settings.nodes)
         wide = wide_proposal(exact, prior, centre, settings.wide)
         bins = HeterodynedBins(observation, best, settings.nodes, _noise(problem))
         summary = _summary(bins, best, settings, problem)
@@ -256,20 +260,31 @@ def _searched(
     store: Store,
     seed: int,
     say: Say | None,
-) -> tuple[Tensor, int]:
-    """The best point and the waveforms it took, kept in the store."""
+) -> tuple[Tensor, Observation, int]:
+    """The best point, the data without what glitches were found, and the waveforms it took."""
     known = store.load_state("search")
     if known is None:
-        best, calls = find_reference(
-            observation, problem.prior, stream(seed, "search"), population=settings.population,
-            generations=settings.generations, skies=settings.skies,
-        )  # fmt: skip
+        cleaned, generator = observation, stream(seed, "search")
+        if isinstance(problem.noise, Glitches):
+            best, cleaned, calls = find_among_glitches(
+                observation, problem.prior, problem.noise, generator
+            )
+        else:
+            best, calls = find_reference(
+                observation, problem.prior, generator, population=settings.population,
+                generations=settings.generations, skies=settings.skies,
+            )  # fmt: skip
         known = {"best": best, "calls": torch.tensor(calls)}
+        if cleaned is not observation:
+            known["cleaned"] = torch.view_as_real(cleaned.data).contiguous()
         store.save_state("search", known)
+    cleaned = observation
+    if "cleaned" in known:
+        cleaned = replace(observation, data=torch.view_as_complex(known["cleaned"]))
     calls = int(known["calls"])
     if say is not None:
         say(f"search: best point found with {calls} waveforms")
-    return known["best"], calls
+    return known["best"], cleaned, calls
 
 
 def _noise(problem: Problem) -> Any:
