@@ -49,6 +49,7 @@ from gensci.systems.resolve import resolve_one
 
 SURROGATE = "surrogate"
 PREDICTIVE = 50
+DISAGREE = 1.2  # R-hat of the walkers
 UNSETTLED = 1.0  # nats by which the posterior moved in the last round
 
 
@@ -294,8 +295,10 @@ def _verdict(result: LisaResult, plan: LisaSettings) -> dict[str, Any]:
         if moved is not None and moved > UNSETTLED:
             advice = (
                 f"do not trust these draws: the posterior still moved by {moved:.1f} nats in the "
-                "last round; give more --lisa.loop.simulations, or --lisa.summary bins"
+                "last round; give more --lisa.loop.simulations"
             )
+        elif known.get("rhat", 1.0) > DISAGREE:
+            advice = f"{advice}; {known['advice']}"
         return {**told, "ess": known.get("ess", told["ess"]), "advice": advice}
     if result.fallback is not None:
         advice = f"{result.fallback}: these are draws of a short exact chain instead"

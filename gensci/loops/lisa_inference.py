@@ -51,11 +51,18 @@ from gensci.systems.lisa_observation import Observation
 from gensci.systems.lisa_problem import Problem
 from gensci.systems.lisa_search import find_reference
 from gensci.systems.lisa_setting import Setting
-from gensci.systems.lisa_summaries import HeterodynedBins, Projection, ScoreCompression
+from gensci.systems.lisa_summaries import HeterodynedBins, ScoreCompression
 from gensci.systems.lisa_wide import WideProposal, WideSettings, wide_proposal
 
 Say = Callable[[str], None]
 SUMMARIES = ("bins", "score")
+NODES, FEWER_NODES = 64, 40
+KNOWN_NOISE = LikelihoodSettings(kind="gaussian", degree=3, steps=600, batch=256)
+LEARNED_NOISE = LikelihoodSettings(
+    kind="mixture", degree=3, hidden=128, bins=4, steps=3000, batch=250, patience=40
+)
+SHORT = Tempering(num_walkers=400, warmup=150, thinning=10)
+LONG = Tempering(num_walkers=400, warmup=500, thinning=30)
 
 
 @dataclass(frozen=True)
@@ -63,21 +70,23 @@ class LisaSettings:
     """How a LISA observation is inferred.
 
     Attributes:
-        nodes: splines of the heterodyned bins, in each channel.
-        summary: what the likelihood is learned of: bins, or score for eleven numbers; None for
-            bins in Gaussian noise and score in other noise.
+        nodes: splines of the heterodyned bins, in each channel; where the density of the noise is
+            to be learned, 40 take the place of the default.
+        summary: what the likelihood is learned of: bins, or score for eleven numbers, which do not
+            tell glitches from signals.
         population: of the search.
         generations: of the search.
         skies: of the search.
         wide: where round 1 simulates.
         loop: rounds and their sizes.
         likelihood: the network; None for what fits the noise.
-        tempering: the sampler of surrogate posteriors.
+        tempering: the sampler of surrogate posteriors; where no exact likelihood corrects the
+            draws, a longer one takes the place of the default.
         reweight: the correction; None for no correction.
     """
 
-    nodes: int = 64
-    summary: str | None = None
+    nodes: int = NODES
+    summary: str = "bins"
     population: int = 40
     generations: int = 15
     skies: int = 200
@@ -89,9 +98,7 @@ class LisaSettings:
         )
     )  # fmt: skip
     likelihood: LikelihoodSettings | None = None
-    tempering: Tempering = field(
-        default_factory=lambda: Tempering(num_walkers=400, warmup=150, thinning=10)
-    )
+    tempering: Tempering = SHORT
     reweight: ReweightSettings | None = field(
         default_factory=lambda: ReweightSettings(
             rehearsal_draws=40_000,
@@ -100,8 +107,18 @@ class LisaSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.summary not in (None, *SUMMARIES):
+        if self.summary not in SUMMARIES:
             raise UsageError(f"summary={self.summary!r}", f"choose from: {', '.join(SUMMARIES)}")
+
+
+def for_learned_noise(settings: LisaSettings) -> LisaSettings:
+    """The settings with what is left at its default made fit for noise of unknown density."""
+    return replace(
+        settings,
+        nodes=FEWER_NODES if settings.nodes == NODES else settings.nodes,
+        likelihood=settings.likelihood or LEARNED_NOISE,
+        tempering=LONG if settings.tempering == SHORT else settings.tempering,
+    )
 
 
 @dataclass(frozen=True)
@@ -225,25 +242,25 @@ class _Parts:
             "search_wall": time.monotonic() - begun[0],
             "search_cpu": time.process_time() - begun[1],
         }
-        exact = HeterodynedLikelihood(observation, best, settings.nodes)
+        learned = _noise(problem)
+        settings = settings if learned is None else for_learned_noise(settings)
+        nodes = settings.nodes
+        exact = HeterodynedLikelihood(observation, best, nodes)
         setting = problem.setting
         prior, centre = SimplePrior(problem.prior, setting), to_simple(best[None], setting)[0]
         if cleaned is not observation:
             # glitches would draw the wide density elsewhere; only it looks at cleaned data
-            exact = HeterodynedLikelihood(cleaned, best, settings.nodes)
+            exact = HeterodynedLikelihood(cleaned, best, nodes)
         wide = wide_proposal(exact, prior, centre, settings.wide)
-        bins = HeterodynedBins(observation, best, settings.nodes, _noise(problem))
-        summary = _summary(bins, best, settings, problem)
+        bins = HeterodynedBins(observation, best, nodes, learned)
+        summary = bins if settings.summary == "bins" else ScoreCompression(bins, best)
         # Signals are told apart from that of the best point, so that none is large.
         offset = summary.signal(best[None])[0]
         sequential = InferenceProblem(
             prior, summary.data() - offset, SignalSimulator(summary, offset, setting),
             summary.noise, lambda n, generator: wide.sample(n, generator)[THETA],
         )  # fmt: skip
-        kind = "gaussian" if _noise(problem) is None else "nsf"
-        network = settings.likelihood or LikelihoodSettings(
-            kind=kind, degree=3, steps=600, batch=256
-        )
+        network = settings.likelihood or KNOWN_NOISE
         target = PosteriorTarget(
             prior, lambda simple: exact(from_simple(simple, setting)), wide.images
         )
@@ -290,13 +307,6 @@ def _searched(
 def _noise(problem: Problem) -> Any:
     """The kind of noise, or None where it is stationary and Gaussian."""
     return problem.noise if isinstance(problem.noise, Glitches | Gap) else None
-
-
-def _summary(
-    bins: HeterodynedBins, best: Tensor, settings: LisaSettings, problem: Problem
-) -> HeterodynedBins | Projection:
-    name = settings.summary or ("bins" if _noise(problem) is None else "score")
-    return bins if name == "bins" else ScoreCompression(bins, best)
 
 
 def _skies(wide: WideProposal) -> Any:

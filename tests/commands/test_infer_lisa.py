@@ -1,8 +1,10 @@
 """`gensci infer --system lisa:mbhb` with small settings: files, counts, resuming, refusals."""
 
 import json
+import math
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ import torch
 
 import gensci
 from gensci.__main__ import main
+from gensci.commands.infer_lisa import _verdict
+from gensci.core.results import SampleSet
 from gensci.io.run_folder import RunFolder
+from gensci.loops.lisa_inference import LisaSettings
 from gensci.sims.lisa import PARAMETERS
 from gensci.systems.lisa_likelihood import FullLikelihood
 from gensci.systems.lisa_observation import Observation, make_observation
@@ -232,3 +237,23 @@ def test_an_observation_of_ones_own(tmp_path):
     assert run["outcome"] == "complete" and run["settings"]["noise"] == "gaussian"
     data = arviz.from_netcdf(str(tmp_path / "results" / "event" / "posterior.nc")).load()
     assert "constant_data" not in data.groups()  # no truth is known
+
+
+@pytest.mark.parametrize(
+    ("moved", "rhat", "told"),
+    [
+        (30.0, 1.0, "do not trust these draws: the posterior still moved by 30.0 nats"),
+        (0.1, 1.8, "no exact likelihood corrects it; the walkers disagree"),
+        (0.1, 1.01, "no exact likelihood corrects it"),
+    ],
+)
+def test_draws_that_nothing_corrects_are_judged_by_their_rounds(moved, rhat, told):
+    draws = SampleSet({"theta": torch.zeros(4, 11).double()}, torch.zeros(4).double())
+    known = {"ess": 4.0, "rhat": rhat, "advice": "the walkers disagree"}
+    result = SimpleNamespace(
+        posterior=draws.with_meta(verdict=known), khat=math.nan, efficiency=math.nan,
+        fallback=None, evidence=None, records=[SimpleNamespace(change=moved)],
+    )  # fmt: skip
+    verdict = _verdict(result, LisaSettings())
+    assert not verdict["corrected"] and told in verdict["advice"]
+    assert verdict["advice"].endswith("disagree") == (moved < 1 and rhat > 1.2)

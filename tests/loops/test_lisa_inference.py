@@ -10,7 +10,7 @@ from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.core.results import SampleSet
 from gensci.core.weights import log_z
-from gensci.loops.lisa_inference import LisaSettings, infer_lisa
+from gensci.loops.lisa_inference import LisaSettings, for_learned_noise, infer_lisa
 from gensci.loops.lisa_surrogate import UnfoldedProposal, load_surrogate, save_surrogate
 from gensci.loops.reweighting import ReweightSettings
 from gensci.loops.rounds import LoopSettings
@@ -136,19 +136,32 @@ def test_a_saved_surrogate_samples_binaries(run, problem, tmp_path):
     assert float(SampleSet(x, weights).ess.fraction) > 0.02
 
 
-@pytest.mark.parametrize("name", ["glitch", "gap"])
-def test_in_other_noise_the_surrogate_is_the_result(name):
+@pytest.mark.parametrize(
+    ("name", "summary", "dim"), [("glitch", "score", 11), ("gap", "bins", 128)]
+)
+def test_in_other_noise_the_surrogate_is_the_result(name, summary, dim):
     problem = load_problem(name)
     few = replace(
-        SMALL, loop=LoopSettings(rounds=1, simulations=150, draws=200, num_samples=400),
+        SMALL, summary=summary,
+        loop=LoopSettings(rounds=1, simulations=150, draws=200, num_samples=400),
         likelihood=LikelihoodSettings(kind="nsf", layers=1, hidden=16, degree=1, steps=40),
     )  # fmt: skip
     result = infer_lisa(problem, make_observation(problem), few, Searched(problem), seed=1)
     assert math.isnan(result.khat) and math.isnan(result.evidence.value)
     assert result.counts["exact"] == 0 and result.proposal is None
-    assert result.surrogate.likelihood.dim == 11
+    assert result.surrogate.likelihood.dim == dim
     assert problem.prior.inside(result.posterior.x["theta"]).all()
     assert torch.equal(result.posterior.x["theta"], result.surrogate_posterior.x["theta"])
+
+
+def test_noise_that_is_learned_has_defaults_of_its_own():
+    plain = LisaSettings()
+    fit = for_learned_noise(plain)
+    assert fit.likelihood.kind == "mixture" and fit.nodes < plain.nodes
+    assert fit.tempering.warmup > plain.tempering.warmup
+    assert for_learned_noise(replace(SMALL, likelihood=fit.likelihood)) == replace(
+        SMALL, likelihood=fit.likelihood
+    )
 
 
 def test_another_grid_is_refused(problem):
