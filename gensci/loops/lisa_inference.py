@@ -61,6 +61,11 @@ KNOWN_NOISE = LikelihoodSettings(kind="gaussian", degree=3, steps=600, batch=256
 LEARNED_NOISE = LikelihoodSettings(
     kind="mixture", degree=3, hidden=128, bins=4, steps=3000, batch=250, patience=40
 )
+ROUNDS = LoopSettings(
+    rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=2.0,
+    draws=2000, num_samples=8000, stop_change=0.05,
+)  # fmt: skip
+LARGER_ROUNDS = replace(ROUNDS, rounds=4, simulations=(1000, 1500, 2000, 2000))
 SHORT = Tempering(num_walkers=400, warmup=150, thinning=10)
 LONG = Tempering(num_walkers=400, warmup=500, thinning=30)
 
@@ -78,7 +83,8 @@ class LisaSettings:
         generations: of the search.
         skies: of the search.
         wide: where round 1 simulates.
-        loop: rounds and their sizes.
+        loop: rounds and their sizes; larger ones take the place of the default where the density
+            of the noise is to be learned, since bursts hide how the signal changes.
         likelihood: the network; None for what fits the noise.
         tempering: the sampler of surrogate posteriors; where no exact likelihood corrects the
             draws, a longer one takes the place of the default.
@@ -91,12 +97,7 @@ class LisaSettings:
     generations: int = 15
     skies: int = 200
     wide: WideSettings = field(default_factory=WideSettings)
-    loop: LoopSettings = field(
-        default_factory=lambda: LoopSettings(
-            rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=2.0,
-            draws=2000, num_samples=8000, stop_change=0.05,
-        )
-    )  # fmt: skip
+    loop: LoopSettings = ROUNDS
     likelihood: LikelihoodSettings | None = None
     tempering: Tempering = SHORT
     reweight: ReweightSettings | None = field(
@@ -117,6 +118,7 @@ def for_learned_noise(settings: LisaSettings) -> LisaSettings:
         settings,
         nodes=FEWER_NODES if settings.nodes == NODES else settings.nodes,
         likelihood=settings.likelihood or LEARNED_NOISE,
+        loop=LARGER_ROUNDS if settings.loop == ROUNDS else settings.loop,
         tempering=LONG if settings.tempering == SHORT else settings.tempering,
     )
 
@@ -181,6 +183,8 @@ def infer_lisa(
             does not span all phases and polarisations.
     """
     problem.setting.check(observation.setting, "the problem", "the observation")
+    if _noise(problem) is not None:
+        settings = for_learned_noise(settings)
     parts = _Parts.of(problem, observation, settings, store, seed, say)
     result = run_rounds(
         parts.problem, settings.loop, parts.estimator, parts.sampler, store, seed=seed, say=say
@@ -242,8 +246,6 @@ class _Parts:
             "search_wall": time.monotonic() - begun[0],
             "search_cpu": time.process_time() - begun[1],
         }
-        learned = _noise(problem)
-        settings = settings if learned is None else for_learned_noise(settings)
         nodes = settings.nodes
         exact = HeterodynedLikelihood(observation, best, nodes)
         setting = problem.setting
@@ -252,7 +254,7 @@ class _Parts:
             # glitches would draw the wide density elsewhere; only it looks at cleaned data
             exact = HeterodynedLikelihood(cleaned, best, nodes)
         wide = wide_proposal(exact, prior, centre, settings.wide)
-        bins = HeterodynedBins(observation, best, nodes, learned)
+        bins = HeterodynedBins(observation, best, nodes, _noise(problem))
         summary = bins if settings.summary == "bins" else ScoreCompression(bins, best)
         # Signals are told apart from that of the best point, so that none is large.
         offset = summary.signal(best[None])[0]
