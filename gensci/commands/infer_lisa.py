@@ -36,7 +36,7 @@ from gensci.core.weights import LogZ
 from gensci.io.figures import Draws
 from gensci.io.posterior import PosteriorExtras
 from gensci.io.run_folder import RunFolder, read_record
-from gensci.loops.lisa_inference import LisaResult, LisaSettings, infer_lisa
+from gensci.loops.lisa_inference import LisaResult, LisaSettings, infer_lisa, usual_settings
 from gensci.loops.lisa_surrogate import save_surrogate, unfolded
 from gensci.loops.rounds import RoundRecord
 from gensci.loops.simulation_store import read_text, text_tensor
@@ -137,13 +137,15 @@ def lisa_prior(text: str) -> Prior:
     return prior
 
 
-def lisa_settings(common: Mapping[str, Any], settings: Mapping[str, Any]) -> LisaSettings:
+def lisa_settings(
+    problem: Problem, common: Mapping[str, Any], settings: Mapping[str, Any]
+) -> LisaSettings:
     """The settings of the pipeline from options.
 
     Raises:
         UsageError: An unknown one, or a value that cannot be used.
     """
-    usual = LisaSettings()
+    usual = usual_settings(problem)
     sizes: Any = usual.loop.simulations
     if "simulations" in common:
         sizes = parse_simulations(common["simulations"])
@@ -187,7 +189,7 @@ def infer_lisa_run(
     if choice.family != "lisa":
         raise UsageError(f"--system {system} cannot be inferred", "give lisa:mbhb or --simulator")
     subject = LisaSubject.of(problem, observation, prior)
-    plan = lisa_settings(common, settings)
+    plan = lisa_settings(subject.problem, common, settings)
     checks = int(common.get("predictive", PREDICTIVE))
     if checks < 0:
         raise UsageError(f"--predictive {checks}", "give 0 or more")

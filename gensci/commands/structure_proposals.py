@@ -21,13 +21,17 @@ from gensci.models.new_structures import NewCrystals, NewMolecules
 from gensci.models.published_proposal import PublishedCrystals
 from gensci.models.structure_exclusion import Exclusion
 from gensci.models.structure_proposal import (
-    CrystalProposal,
     Drawing,
     MostLikely,
     chance_of_same,
     ordered,
 )
-from gensci.models.structure_steps import StepwiseConformers, StepwiseCrystals
+from gensci.models.structure_steps import (
+    GuidedCrystals,
+    SpacedCrystals,
+    StepwiseConformers,
+    StepwiseCrystals,
+)
 from gensci.nn.published_unigenx import UniGenX
 from gensci.nn.smiles_tokens import SMILES_PIECES, tokenize
 from gensci.nn.structure_collate import element_order
@@ -59,7 +63,7 @@ class ProposalSettings:
         best_of: how many draws each sample is the likeliest of.
         num_templates: how many retrieved structures are tried.
         exclusion: two atoms of a crystal are no closer than this share of the sum of their
-            covalent radii (99.8 % of MP-20 keep 0.7); 0 for the model's own law, whose density is
+            covalent radii; 0 for the model's own law, whose density is
             known and which other samplers than direct start from.
         novel: the wanted crystal is known not to be among the retrieved structures, so that those
             of exactly its composition come last.
@@ -265,20 +269,6 @@ def read_prompt(network: Any, prompt: StructurePrompt) -> Prompted:
                 f"give one within {FARTHEST} of them; is the unit right?",
             )
     return Prompted(prompt.style, shown)
-
-
-class GuidedCrystals(StepwiseCrystals):
-    """Crystals of one composition under guidance, which are of no known density."""
-
-    log_prob = None
-    sample_and_log_prob = None
-
-
-class SpacedCrystals(CrystalProposal):
-    """Crystals of one composition whose atoms keep apart: of no known density, nor step by step."""
-
-    log_prob = None
-    sample_and_log_prob = None
 
 
 def crystals(

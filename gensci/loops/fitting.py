@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gensci.core.posterior import Jumps, PosteriorTarget, PriorProposal
 from gensci.core.priors import Prior
-from gensci.core.protocols import Tensors
+from gensci.core.protocols import DensityProposal, Tensors
 from gensci.core.random import stream
 from gensci.core.results import SampleSet
 from gensci.loops.rounds import TrainingData
@@ -141,12 +141,18 @@ class SurrogateSampler:
         prior: Of the parameters.
         tempering: Settings of the sampler.
         jumps: Symmetries of the posterior, as `PosteriorTarget` takes them.
+        wide: Where chains begin; the prior by default.
     """
 
     def __init__(
-        self, prior: Prior, tempering: Tempering = WALKING, jumps: Jumps | None = None
+        self,
+        prior: Prior,
+        tempering: Tempering = WALKING,
+        jumps: Jumps | None = None,
+        wide: DensityProposal | None = None,
     ) -> None:
         self.prior, self.tempering, self.jumps = prior, tempering, jumps
+        self.wide = wide or PriorProposal(prior)
 
     def draw(
         self,
@@ -157,15 +163,14 @@ class SurrogateSampler:
         seed: int,
         candidates: Tensor,
     ) -> SampleSet:
-        """Return `n` rows; candidates are not needed, since the descent starts at the prior."""
+        """Return `n` rows; candidates are not needed, since the descent starts wide."""
 
         @torch.no_grad()
         def tempered(theta: Tensor) -> Tensor:
             return log_likelihood(theta) / temperature
 
         target = PosteriorTarget(self.prior, tempered, self.jumps)
-        proposal = PriorProposal(self.prior)
-        return self.tempering.run(target, proposal, n, seed=seed, batch_size=LARGEST_CALL)
+        return self.tempering.run(target, self.wide, n, seed=seed, batch_size=LARGEST_CALL)
 
 
 def _named(name: str, network: nn.Module) -> Tensors:

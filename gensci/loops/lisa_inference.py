@@ -23,12 +23,12 @@ from gensci.core.protocols import Store
 from gensci.core.random import stream
 from gensci.core.results import SampleSet
 from gensci.core.weights import LogZ
+from gensci.loops.fitting import SurrogateSampler
 from gensci.loops.kept_reweighting import pack, unpack
 from gensci.loops.lisa_surrogate import (
     LisaEstimator,
     LisaSurrogate,
     SignalSimulator,
-    WideSampler,
     unfolded,
 )
 from gensci.loops.reweighting import Reweighted, ReweightSettings, reweight
@@ -75,19 +75,16 @@ class LisaSettings:
     """How a LISA observation is inferred.
 
     Attributes:
-        nodes: splines of the heterodyned bins, in each channel; where the density of the noise is
-            to be learned, 40 take the place of the default.
+        nodes: splines of the heterodyned bins, in each channel.
         summary: what the likelihood is learned of: bins, or score for eleven numbers, which do not
             tell glitches from signals.
         population: of the search.
         generations: of the search.
         skies: of the search.
         wide: where round 1 simulates.
-        loop: rounds and their sizes; larger ones take the place of the default where the density
-            of the noise is to be learned, since bursts hide how the signal changes.
+        loop: rounds and their sizes.
         likelihood: the network; None for what fits the noise.
-        tempering: the sampler of surrogate posteriors; where no exact likelihood corrects the
-            draws, a longer one takes the place of the default.
+        tempering: the sampler of surrogate posteriors.
         reweight: the correction; None for no correction.
     """
 
@@ -112,15 +109,16 @@ class LisaSettings:
             raise UsageError(f"summary={self.summary!r}", f"choose from: {', '.join(SUMMARIES)}")
 
 
-def for_learned_noise(settings: LisaSettings) -> LisaSettings:
-    """The settings with what is left at its default made fit for noise of unknown density."""
-    return replace(
-        settings,
-        nodes=FEWER_NODES if settings.nodes == NODES else settings.nodes,
-        likelihood=settings.likelihood or LEARNED_NOISE,
-        loop=LARGER_ROUNDS if settings.loop == ROUNDS else settings.loop,
-        tempering=LONG if settings.tempering == SHORT else settings.tempering,
-    )
+def usual_settings(problem: Problem) -> LisaSettings:
+    """The settings to begin with.
+
+    Where the density of the noise is to be learned, there are fewer numbers to learn it of, more
+    simulations, since bursts hide how the signal changes, and longer chains, since no exact
+    likelihood corrects the draws.
+    """
+    if _noise(problem) is None:
+        return LisaSettings()
+    return LisaSettings(nodes=FEWER_NODES, loop=LARGER_ROUNDS, tempering=LONG)
 
 
 @dataclass(frozen=True)
@@ -183,8 +181,6 @@ def infer_lisa(
             does not span all phases and polarisations.
     """
     problem.setting.check(observation.setting, "the problem", "the observation")
-    if _noise(problem) is not None:
-        settings = for_learned_noise(settings)
     parts = _Parts.of(problem, observation, settings, store, seed, say)
     result = run_rounds(
         parts.problem, settings.loop, parts.estimator, parts.sampler, store, seed=seed, say=say
@@ -224,7 +220,7 @@ class _Parts:
 
     problem: InferenceProblem
     estimator: LisaEstimator
-    sampler: WideSampler
+    sampler: SurrogateSampler
     wide: WideProposal
     target: PosteriorTarget
     searched: int
@@ -262,12 +258,12 @@ class _Parts:
             prior, summary.data() - offset, SignalSimulator(summary, offset, setting),
             summary.noise, lambda n, generator: wide.sample(n, generator)[THETA],
         )  # fmt: skip
-        network = settings.likelihood or KNOWN_NOISE
+        usual = KNOWN_NOISE if _noise(problem) is None else LEARNED_NOISE
         target = PosteriorTarget(
             prior, lambda simple: exact(from_simple(simple, setting)), wide.images
         )
-        estimator = LisaEstimator(setting, network)
-        sampler = WideSampler(prior, wide, settings.tempering, wide.images)
+        estimator = LisaEstimator(setting, settings.likelihood or usual)
+        sampler = SurrogateSampler(prior, settings.tempering, wide.images, wide)
         calls = searched + exact.calls + bins.calls
         return cls(sequential, estimator, sampler, wide, target, calls, seconds)
 

@@ -7,7 +7,6 @@ low degree holds the signal to a small part of the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,12 @@ from gensci.core.errors import UsageError
 from gensci.core.posterior import THETA, PosteriorTarget
 from gensci.core.priors import Prior
 from gensci.core.protocols import DensityProposal, Tensors
-from gensci.core.results import SampleSet
 from gensci.loops.rounds import TrainingData
 from gensci.loops.simulation_store import DONE, Report, read_text, text_tensor
 from gensci.models.checkpoint import find_checkpoint
 from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood
 from gensci.models.proposal_flow import ProposalFlow
 from gensci.nn.conditional_flow import FlowEnsemble
-from gensci.samplers.tempering import Tempering
 from gensci.systems.lisa_coordinates import (
     COPIES,
     Images,
@@ -40,7 +37,6 @@ from gensci.systems.lisa_likelihood import phase_images
 from gensci.systems.lisa_setting import Setting
 from gensci.systems.lisa_summaries import HeterodynedBins, Projection
 
-LARGEST_CALL = 20_000
 PERIODS = (None,) * 10 + (2 * math.pi,)
 """Of the simple coordinates."""
 
@@ -126,41 +122,6 @@ class SignalSimulator:
         self.calls += len(theta)
         x = self.summary.signal(from_simple(theta, self.setting)) - self.offset
         report(range(len(theta)), x, [DONE] * len(theta), "")
-
-
-@dataclass(frozen=True)
-class WideSampler:
-    """Draws of surrogate posteriors, tempered from a wide density.
-
-    Attributes:
-        prior: of simple coordinates.
-        wide: where chains begin.
-        tempering: settings of the chains.
-        images: symmetries, as `PosteriorTarget` takes them.
-    """
-
-    prior: Prior
-    wide: DensityProposal
-    tempering: Tempering
-    images: Callable[[Tensor], Tensor]
-
-    def draw(
-        self,
-        log_likelihood: Callable[[Tensor], Tensor],
-        n: int,
-        *,
-        temperature: float,
-        seed: int,
-        candidates: Tensor,
-    ) -> SampleSet:
-        """Return `n` rows; candidates are not needed."""
-
-        @torch.no_grad()
-        def tempered(theta: Tensor) -> Tensor:
-            return log_likelihood(theta) / temperature
-
-        target = PosteriorTarget(self.prior, tempered, self.images)
-        return self.tempering.run(target, self.wide, n, seed=seed, batch_size=LARGEST_CALL)
 
 
 class UnfoldedProposal:

@@ -65,6 +65,20 @@ class StepwiseCrystals(CrystalProposal):
         return self.in_order(read_crystals(partial[0].batch, self.network.layout))
 
 
+class GuidedCrystals(StepwiseCrystals):
+    """Crystals of one composition under guidance, which are of no known density."""
+
+    log_prob = None
+    sample_and_log_prob = None
+
+
+class SpacedCrystals(CrystalProposal):
+    """Crystals of one composition whose atoms keep apart: of no known density, nor step by step."""
+
+    log_prob = None
+    sample_and_log_prob = None
+
+
 class StepwiseConformers(ConformerProposal):
     """Conformers whose atoms can be drawn one at a time, the first mostly at the origin."""
 

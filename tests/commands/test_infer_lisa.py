@@ -12,7 +12,7 @@ import torch
 
 import gensci
 from gensci.__main__ import main
-from gensci.commands.infer_lisa import _verdict
+from gensci.commands.infer_lisa import _verdict, lisa_settings
 from gensci.core.results import SampleSet
 from gensci.io.run_folder import RunFolder
 from gensci.loops.lisa_inference import LisaSettings
@@ -257,3 +257,11 @@ def test_draws_that_nothing_corrects_are_judged_by_their_rounds(moved, rhat, tol
     verdict = _verdict(result, LisaSettings())
     assert not verdict["corrected"] and told in verdict["advice"]
     assert verdict["advice"].endswith("disagree") == (moved < 1 and rhat > 1.2)
+
+
+def test_defaults_are_those_of_the_noise_and_what_is_given_wins():
+    glitch = load_problem("glitch")
+    assert lisa_settings(glitch, {}, {}).nodes == 40
+    given = lisa_settings(glitch, {"simulations": "500", "rounds": 2}, {"nodes": "64"})
+    assert given.nodes == 64 and given.loop.sizes == (500, 500)
+    assert lisa_settings(load_problem("loud"), {}, {}) == LisaSettings()

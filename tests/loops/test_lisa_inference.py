@@ -10,7 +10,7 @@ from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.core.results import SampleSet
 from gensci.core.weights import log_z
-from gensci.loops.lisa_inference import LisaSettings, for_learned_noise, infer_lisa
+from gensci.loops.lisa_inference import LisaSettings, infer_lisa, usual_settings
 from gensci.loops.lisa_surrogate import UnfoldedProposal, load_surrogate, save_surrogate
 from gensci.loops.reweighting import ReweightSettings
 from gensci.loops.rounds import LoopSettings
@@ -154,14 +154,11 @@ def test_in_other_noise_the_surrogate_is_the_result(name, summary, dim):
     assert torch.equal(result.posterior.x["theta"], result.surrogate_posterior.x["theta"])
 
 
-def test_noise_that_is_learned_has_defaults_of_its_own():
-    plain = LisaSettings()
-    fit = for_learned_noise(plain)
-    assert fit.likelihood.kind == "mixture" and fit.nodes < plain.nodes
+def test_noise_that_is_learned_has_usual_settings_of_its_own():
+    plain, fit = usual_settings(load_problem("loud")), usual_settings(load_problem("glitch"))
+    assert plain == LisaSettings() and fit.nodes < plain.nodes
     assert fit.tempering.warmup > plain.tempering.warmup
-    assert for_learned_noise(replace(SMALL, likelihood=fit.likelihood)) == replace(
-        SMALL, likelihood=fit.likelihood
-    )
+    assert fit.loop.sizes[0] > plain.loop.sizes[0]
 
 
 def test_another_grid_is_refused(problem):
