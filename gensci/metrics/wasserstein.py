@@ -1,8 +1,9 @@
-"""Wasserstein-2 distances of weighted samples: torsions on their torus, energies on the line."""
+"""Wasserstein-2 distances of weighted samples: on a torus of torsions, in a plane, on the line."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -44,17 +45,67 @@ def torus_wasserstein(
         UsageError: arrays that do not fit each other, are empty or not finite, or bad weights.
         GensciError: POT is not installed, or the transport problem was not solved.
     """
-    a, b = _torsions("a", a), _torsions("b", b)
+    return _thinned_distance(torus_cost, a, b, weight_a, weight_b, max_points, seed, "torsions")
+
+
+def euclidean_wasserstein(
+    a: Array,
+    b: Array,
+    weight_a: Array | None = None,
+    weight_b: Array | None = None,
+    *,
+    max_points: int = 4000,
+    seed: int = 0,
+) -> float:
+    """Distance W2 between two samples of points in a plane or space, in their unit.
+
+    As ``torus_wasserstein``, with the squared distance as the cost of a move.
+
+    Args:
+        a: (n, k).
+        b: (m, k).
+        weight_a: (n,) not negative, of any sum; equal weights without it.
+        weight_b: (m,) likewise.
+        max_points: larger samples are thinned to this number.
+        seed: of the thinning.
+
+    Raises:
+        UsageError: arrays that do not fit each other, are empty or not finite, or bad weights.
+        GensciError: POT is not installed, or the transport problem was not solved.
+    """
+    return _thinned_distance(
+        _squared_distances, a, b, weight_a, weight_b, max_points, seed, "coordinates"
+    )
+
+
+def _squared_distances(a: Array, b: Array) -> Array:
+    """Squared distances of the rows of a (n, k) and b (m, k): (n, m) float64."""
+    return sum((x[:, None] - y[None, :]) ** 2 for x, y in zip(a.T, b.T, strict=True))
+
+
+def _thinned_distance(
+    costs: Callable[[Array, Array], Array],
+    a: Array,
+    b: Array,
+    weight_a: Array | None,
+    weight_b: Array | None,
+    max_points: int,
+    seed: int,
+    columns: str,
+) -> float:
+    """W2 for a matrix of costs, of at most ``max_points`` on each side."""
+    a, b = _points("a", a, columns), _points("b", b, columns)
     if a.shape[1] != b.shape[1]:
         raise UsageError(
-            f"a has {a.shape[1]} torsions and b has {b.shape[1]}", "give the same in the same order"
+            f"a has {a.shape[1]} {columns} and b has {b.shape[1]}",
+            "give the same in the same order",
         )
     if max_points < 1:
         raise UsageError(f"max_points is {max_points}", "give at least 1")
     rng = np.random.default_rng(seed)
     a, mass_a = _thinned(a, _mass("weight_a", weight_a, len(a)), max_points, rng)
     b, mass_b = _thinned(b, _mass("weight_b", weight_b, len(b)), max_points, rng)
-    return _transport(mass_a, mass_b, torus_cost(a, b))
+    return _transport(mass_a, mass_b, costs(a, b))
 
 
 def torus_cost(a: Array, b: Array) -> Array:
@@ -103,10 +154,10 @@ def _quantiles(name: str, values: Array, weight: Array | None) -> tuple[Array, A
     return values[order], reach / reach[-1]
 
 
-def _torsions(name: str, values: Array) -> Array:
+def _points(name: str, values: Array, columns: str) -> Array:
     values = _finite(name, values)
     if values.ndim != 2 or values.shape[1] == 0:
-        raise UsageError(f"{name} has shape {values.shape}", "give (points, torsions)")
+        raise UsageError(f"{name} has shape {values.shape}", f"give (points, {columns})")
     return values
 
 
@@ -153,7 +204,7 @@ def _transport(mass_a: Array, mass_b: Array, cost: Array) -> float:
         import ot
     except ImportError as error:
         raise GensciError(
-            "torus_wasserstein needs POT, which is not installed", "pip install POT"
+            "optimal transport needs POT, which is not installed", "pip install POT"
         ) from error
     squared, log = ot.emd2(mass_a, mass_b, cost, numItermax=10**8, log=True, numThreads=1)
     if log["warning"] is not None:

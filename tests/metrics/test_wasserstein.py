@@ -9,7 +9,12 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm
 
 from gensci.core.errors import UsageError
-from gensci.metrics.wasserstein import energy_wasserstein, torus_cost, torus_wasserstein
+from gensci.metrics.wasserstein import (
+    energy_wasserstein,
+    euclidean_wasserstein,
+    torus_cost,
+    torus_wasserstein,
+)
 
 
 def wrapped(angle):
@@ -141,3 +146,18 @@ def test_bad_energies_are_named():
         energy_wasserstein(np.array([np.inf]), np.zeros(1))
     with pytest.raises(UsageError, match="weight_b"):
         energy_wasserstein(np.zeros(2), np.zeros(2), None, np.array([np.nan, 1.0]))
+
+
+def test_distance_in_the_plane_is_an_assignment_that_does_not_wrap():
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(0, 4, (2, 300, 2))
+    cost = ((a[:, None] - b[None]) ** 2).sum(-1)
+    best = cost[linear_sum_assignment(cost)].mean()
+    assert euclidean_wasserstein(a, b) == pytest.approx(math.sqrt(best), rel=1e-9)
+    moved = euclidean_wasserstein(a, a + np.array([6.0, 8.0]))
+    assert moved == pytest.approx(10.0, rel=1e-9)
+    weighted = euclidean_wasserstein(a, a[:1], np.arange(300.0))
+    mean = np.average(((a - a[0]) ** 2).sum(-1), weights=np.arange(300.0))
+    assert weighted == pytest.approx(math.sqrt(mean), rel=1e-9)
+    with pytest.raises(UsageError, match="a has 2 coordinates and b has 1"):
+        euclidean_wasserstein(a, b[:, :1])
