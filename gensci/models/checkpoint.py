@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def save_checkpoint(
     state: Mapping[str, Tensor],
     config: Mapping[str, Any],
     meta: Mapping[str, Any] | None = None,
+    beside: Collection[str] = (),
 ) -> Path:
     """Write a checkpoint; each file appears complete or not at all.
 
@@ -49,6 +50,7 @@ def save_checkpoint(
         state: Weights by name.
         config: `class` (a name in `MODELS`) and `settings` (keyword arguments of that class).
         meta: Provenance and metrics, anything that JSON can hold.
+        beside: Names of other things that the folder may hold.
 
     Returns:
         The folder.
@@ -59,7 +61,7 @@ def save_checkpoint(
     folder = Path(folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     try:
-        _claim(folder)
+        _claim(folder, beside)
         weights = folder / f".{WEIGHTS}.{os.getpid()}"
         weights.write_bytes(save(tensors))  # the library's own writer hides files from others
         description = {
@@ -138,11 +140,32 @@ def load_network(source: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise CheckpointError(f"{source}: no model class {config['class']!r} here", remedy)
     try:
         network = MODELS.get(config["class"])(**config["settings"])
+        refuse_other_weights(state, network.state_dict(), f"{source}: weights of another network")
         network.load_state_dict(state)
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{source}: weights and settings disagree: {line}", remedy) from error
     return network.eval(), meta
+
+
+def refuse_other_weights(
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    what: str,
+    remedy: str = "the settings in its model.json must be those the weights were trained with",
+) -> None:
+    """Check names and shapes of weights against those that a network has.
+
+    Raises:
+        CheckpointError: They differ; the message is ``what`` and the first name, in alphabetical
+            order, that does.
+    """
+    for name in sorted({*found, *wanted}):
+        is_, should = (
+            tuple(state[name].shape) if name in state else "absent" for state in (found, wanted)
+        )
+        if is_ != should:
+            raise CheckpointError(f"{what}: {name!r} is {is_}, expected {should}", remedy)
 
 
 def find_checkpoint(source: str | Path) -> Path:
@@ -209,10 +232,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _claim(folder: Path) -> None:
+def _claim(folder: Path, beside: Collection[str]) -> None:
     """Make the folder, or check that what it holds is a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    foreign = [f.name for f in folder.iterdir() if f.name != "README.md" and f.name[0] != "."]
+    fine = {"README.md", *beside}
+    foreign = [f.name for f in folder.iterdir() if f.name not in fine and f.name[0] != "."]
     if foreign and DESCRIPTION not in foreign:
         raise CheckpointError(
             f"{folder} holds other files ({sorted(foreign)[0]})", "choose a new or empty --out"

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gensci.core.errors import CheckpointError, UsageError
-from gensci.models.checkpoint import save_checkpoint, sha256
+from gensci.models.checkpoint import refuse_other_weights, save_checkpoint, sha256
 from gensci.nn.peptide_encoding import ORDERS
 from gensci.nn.tarflow import TarFlowPeptide
 
@@ -161,15 +161,13 @@ def match_prose(
     with torch.device("meta"):
         network = TarFlowPeptide(**config)
     names = {prose_name(name): name for name in network.state_dict()}
-    shapes = {prose_name(name): value.shape for name, value in network.state_dict().items()}
-    for key in sorted({*shapes, *published}):
-        found = tuple(published[key].shape) if key in published else "absent"
-        wanted = tuple(shapes[key]) if key in shapes else "absent"
-        if found != wanted:
-            raise CheckpointError(
-                f"these are not weights of Prose: {key!r} is {found}, expected {wanted}",
-                "only the published architecture is converted",
-            )
+    wanted = {prose_name(name): value for name, value in network.state_dict().items()}
+    refuse_other_weights(
+        published,
+        wanted,
+        "these are not weights of Prose",
+        "only the published architecture is converted",
+    )
     return network, {names[key]: value.contiguous() for key, value in published.items()}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
-from gensci.models.checkpoint import save_checkpoint
+from gensci.models.checkpoint import refuse_other_weights, save_checkpoint
 
 OWN_STEPS = 4  # drawing takes many small operations, so it is done for several steps at once
 
@@ -52,9 +53,11 @@ class PeptideFlow(pl.LightningModule):
             with energies from the group's ``energy``; they find where the flow is dense and the
             target is not.
         dispersion_clip: residuals further than this from their median (nats) count linearly.
-        warmup_steps: over which the rate rises; it is constant after that.
-        decay_steps: last steps of training, over which the rate falls to zero. Ref: Hu et al.
-            2024, arXiv 2404.06395 (warm-up, stable, decay: a run can be lengthened before it).
+        schedule: ``linear`` (rise, constant, fall to zero) or, as Prose was trained, ``cosine``:
+            see ``one_cycle``.
+        warmup_steps: over which the rate rises.
+        decay_steps: of ``linear``: last steps of training, over which the rate falls. Ref: Hu et
+            al. 2024, arXiv 2404.06395 (warm-up, stable, decay: a run can be lengthened before it).
         energy_after: step from which the energies (``dispersion``) count; before it the residuals
             are large and likelihood alone is the better guide.
         ema_decay: of the averaged weights, per step.
@@ -75,6 +78,7 @@ class PeptideFlow(pl.LightningModule):
         dispersion_clip: float = 10.0,
         energy_after: int = 0,
         seed: int = 0,
+        schedule: Literal["linear", "cosine"] = "linear",
     ):
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
@@ -84,6 +88,7 @@ class PeptideFlow(pl.LightningModule):
         )
         self.average.requires_grad_(False)
         self._own: OwnDraws | None = None
+        self._averaged = 0
 
     def _augment(self, positions: Tensor, index: int) -> Tensor:
         if not hasattr(self.network, "augment"):
@@ -133,6 +138,23 @@ class PeptideFlow(pl.LightningModule):
         spread = clipped_square(residual - own.level, self.hparams.dispersion_clip).mean()
         return spread / (3 * x.shape[1])
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with the weights of another network.
+
+        Raises:
+            CheckpointError: names the first weight that differs.
+        """
+        refuse_other_weights(
+            checkpoint["state_dict"],
+            self.state_dict(),
+            "the training to go on with is of another network",
+            "give the settings of that training, or --ckpt_path null to begin anew",
+        )
+
+    def on_train_start(self) -> None:
+        """Note where a resumed training stands."""
+        self._averaged = self.global_step
+
     def on_train_epoch_start(self) -> None:
         """Tell the data which epoch it is, so that no two epochs draw the same batches."""
         data = getattr(self.trainer, "datamodule", None)
@@ -143,7 +165,8 @@ class PeptideFlow(pl.LightningModule):
         """One step of maximum likelihood, with the dispersion of the log-weights where asked."""
         h, rows, levels = self.hparams, [], []
         weight = h.dispersion if self.global_step >= h.energy_after else 0.0
-        for index, group in enumerate(batch):
+        part = batch_idx % self.trainer.accumulate_grad_batches  # of one step, each its own noise
+        for index, group in enumerate(batch, part * len(batch)):
             nll, spread, level = self._terms(self.network, group, index)
             coordinates = 3 * group.positions.shape[1]
             loss = (nll + weight * spread) / coordinates
@@ -159,8 +182,10 @@ class PeptideFlow(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the averaged weights."""
-        self.average.update_parameters(self.network)
+        """Move the averaged weights, once for each step of the optimiser."""
+        if self.global_step != self._averaged:
+            self.average.update_parameters(self.network)
+        self._averaged = self.global_step
 
     def validation_step(self, batch: list[Any], batch_idx: int) -> None:
         """Likelihood and dispersion, under the averaged weights, of peptides not trained on."""
@@ -171,7 +196,7 @@ class PeptideFlow(pl.LightningModule):
             self.log("val_dispersion", spread, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with a linear warm-up, a constant rate and a linear decay to the last step."""
+        """AdamW with the rate of the schedule up to the last step."""
         h = self.hparams
         optimiser = torch.optim.AdamW(
             self.network.parameters(), h.learning_rate, h.betas, weight_decay=h.weight_decay
@@ -179,6 +204,8 @@ class PeptideFlow(pl.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
 
         def rate(step: int) -> float:
+            if h.schedule == "cosine":
+                return one_cycle(step, total, h.warmup_steps)
             rise = (step + 1) / max(1, h.warmup_steps)
             fall = (total - step) / max(1, h.decay_steps)
             return max(0.0, min(1.0, rise, fall))
@@ -188,6 +215,19 @@ class PeptideFlow(pl.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def one_cycle(step: int, total: int, warmup: int, start: float = 1 / 500) -> float:
+    """Rate of a step over the highest: from ``start`` up to 1 and back, both as half a cosine.
+
+    Ref: Smith and Topin 2019, arXiv 1708.07120; lengths and ``start`` of arXiv 2508.18175,
+    appendix C (there ``warmup`` is a twentieth of ``total``).
+    """
+    rising = step < warmup - 1
+    first, last = (0, warmup - 1) if rising else (max(0, warmup - 1), total - 1)
+    way = min(1.0, (step - first) / max(1, last - first))
+    low = 0.5 * (1 + math.cos(math.pi * way)) if rising else 0.5 * (1 - math.cos(math.pi * way))
+    return 1.0 + (start - 1.0) * low
 
 
 def clipped_square(x: Tensor, clip: float) -> Tensor:

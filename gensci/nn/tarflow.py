@@ -2,8 +2,8 @@
 
 One atom is one token. Each block visits the atoms in its own order and moves every atom by an
 affine map whose scale and offset a causal transformer computes from the atoms before it. With the
-default settings this is the published Prose network; each of `lookahead_conditioning`,
-`adaptive_norm` and `transition` switches one part of it off.
+default settings this is the published Prose network; `variant` names the networks of the published
+ablation, and each of `lookahead_conditioning`, `adaptive_norm` and `transition` switches one part.
 
 References: Zhai et al. 2024, arXiv:2412.06329 (TarFlow); Tan et al. 2025, arXiv:2508.18175 (Prose).
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,23 @@ from gensci.nn.transformer import LayerTerms, TransformerLayer, sinusoid
 
 ATOM_ROWS, RESIDUE_ROWS = 128, 64  # sizes of the published embedding tables, larger than needed
 Condition = dict[str, Tensor]
+
+# Networks of the published ablation: what differs from Prose. Without backbone-first orders, the
+# others keep their turn; the paper does not tell which took the places.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "prose": {},
+    "no-look-ahead": {"lookahead_conditioning": False},
+    "no-backbone-first": {
+        "permutations": [name for name in peptide_encoding.ORDERS if name[:8] != "backbone"]
+    },
+    "no-transition": {"transition": False},
+    "tarflow": {
+        "lookahead_conditioning": False,
+        "adaptive_norm": False,
+        "transition": False,
+        "permutations": ["residue-by-residue", "residue-by-residue_flip"],
+    },
+}
 
 
 @MODELS.register("tarflow-peptide")
@@ -44,11 +62,15 @@ class TarFlowPeptide(nn.Module):
         layers_per_block: Transformer layers in each.
         head_dim: Width of one attention head; divides `channels`.
         expansion: Hidden width of the feed-forward parts over `channels`.
+        variant: A network of the published ablation, from `VARIANTS`; it tells the next four.
         permutations: Atom orders of the blocks, from `peptide_encoding.ORDERS`; repeated as needed.
         lookahead_conditioning: Tell each token which atom comes next.
         adaptive_norm: Condition by adaptive norms and gates; otherwise by addition.
         transition: Gated feed-forward branch in each layer.
         sigma_data: Length scale of the data, nm.
+
+    Raises:
+        ValueError: An unknown variant or order.
     """
 
     def __init__(
@@ -58,42 +80,55 @@ class TarFlowPeptide(nn.Module):
         layers_per_block: int = 8,
         head_dim: int = 64,
         expansion: int = 4,
-        permutations: Sequence[str] = peptide_encoding.ORDERS,
-        lookahead_conditioning: bool = True,
-        adaptive_norm: bool = True,
-        transition: bool = True,
+        permutations: Sequence[str] | None = None,
+        lookahead_conditioning: bool | None = None,
+        adaptive_norm: bool | None = None,
+        transition: bool | None = None,
         sigma_data: float = 0.35,
+        variant: str = "prose",
     ) -> None:
         super().__init__()
+        parts = _parts(variant, permutations, lookahead_conditioning, adaptive_norm, transition)
+        # Resolved, so that a checkpoint does not lean on the table of variants.
         self.settings = {
             "channels": channels,
             "num_blocks": num_blocks,
             "layers_per_block": layers_per_block,
             "head_dim": head_dim,
             "expansion": expansion,
-            "permutations": list(permutations),
-            "lookahead_conditioning": lookahead_conditioning,
-            "adaptive_norm": adaptive_norm,
-            "transition": transition,
+            **parts,
             "sigma_data": sigma_data,
         }
         self.sigma_data = sigma_data
-        self.columns = _columns(permutations, num_blocks)
+        self.columns = _columns(parts["permutations"], num_blocks)
         self.embedding = ConditionEmbedding(channels)
         self.blocks = nn.ModuleList(
             AutoregressiveBlock(
                 channels,
                 [
-                    TransformerLayer(channels, head_dim, expansion, adaptive_norm, transition)
+                    TransformerLayer(
+                        channels, head_dim, expansion, parts["adaptive_norm"], parts["transition"]
+                    )
                     for _ in range(layers_per_block)
                 ],
-                lookahead_conditioning,
+                parts["lookahead_conditioning"],
             )
             for _ in range(num_blocks)
         )
 
     encode = staticmethod(peptide_encoding.encode)
     collate = staticmethod(peptide_encoding.collate)
+
+    @staticmethod
+    def tempered(cond: Condition, ratio: float) -> Condition:
+        """Condition for `ratio` times the temperature of the training: noise of that variance.
+
+        The density stays exact. Centroids spread with it: `centroid_stretch` tells by how much.
+
+        Reference: Dibak et al. 2022, arXiv:2108.01590; Tan et al. 2025, arXiv:2508.18175.
+        """
+        value = torch.tensor(ratio, device=cond["mask"].device, dtype=torch.float64)
+        return {**cond, "temperature_ratio": value, "centroid_stretch": value.sqrt()}
 
     @property
     def centroid_scale(self) -> float:
@@ -145,7 +180,7 @@ class TarFlowPeptide(nn.Module):
             Nats per nm^{3N}, (batch,).
         """
         z, log_det = self(x / self.sigma_data, cond)
-        return self._log_density(z, log_det, 3 * cond["mask"].sum(-1).to(z))
+        return self._log_density(z, log_det, 3 * cond["mask"].sum(-1).to(z), cond)
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -167,11 +202,13 @@ class TarFlowPeptide(nn.Module):
         noise = torch.randn(
             (n, atoms, 3), generator=generator, device=generator.device, dtype=like.dtype
         )
+        if "temperature_ratio" in cond:
+            noise = noise * cond["temperature_ratio"].to(noise).sqrt()
         inverse = make_inverse(self, cond)
         parts = []
         for z in noise.to(like.device).split(max(1, batch_size)):
             x, log_det = inverse(z)
-            log_q = self._log_density(z, log_det, 3 * atoms)
+            log_q = self._log_density(z, log_det, 3 * atoms, cond)
             parts.append((x * self.sigma_data, log_q))
         x, log_q = (torch.cat(values) for values in zip(*parts, strict=True))
         return x, log_q
@@ -198,10 +235,15 @@ class TarFlowPeptide(nn.Module):
         shift = _normal((len(x), 1, 3), x, generator) * (self.sigma_data / count.sqrt())
         return (x + shift).masked_fill(~mask, 0.0)
 
-    def _log_density(self, z: Tensor, log_det: Tensor, size: Tensor | int) -> Tensor:
+    def _log_density(
+        self, z: Tensor, log_det: Tensor, size: Tensor | int, cond: Condition
+    ) -> Tensor:
         """Log-density of the positions that map to `z`, `size` of whose numbers count."""
-        constant = 0.5 * math.log(2 * math.pi) + math.log(self.sigma_data)
-        return log_det - 0.5 * z.square().sum((-2, -1)) - size * constant
+        constant, square = 0.5 * math.log(2 * math.pi) + math.log(self.sigma_data), z.square()
+        if "temperature_ratio" in cond:
+            ratio = cond["temperature_ratio"].to(z)
+            constant, square = constant + 0.5 * ratio.log(), square / ratio
+        return log_det - 0.5 * square.sum((-2, -1)) - size * constant
 
 
 class ConditionEmbedding(nn.Module):
@@ -295,6 +337,32 @@ def permute(values: Tensor, order: Tensor) -> Tensor:
     if order.dim() == 1:
         return values.index_select(-2, order)
     return values.gather(1, order.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def _parts(
+    variant: str,
+    permutations: Sequence[str] | None,
+    lookahead_conditioning: bool | None,
+    adaptive_norm: bool | None,
+    transition: bool | None,
+) -> dict[str, Any]:
+    """What the variant says, where it is not said otherwise."""
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r} of Prose: choose from {', '.join(VARIANTS)}")
+    whole = {
+        "permutations": peptide_encoding.ORDERS,
+        "lookahead_conditioning": True,
+        "adaptive_norm": True,
+        "transition": True,
+    }
+    told = {
+        "permutations": permutations,
+        "lookahead_conditioning": lookahead_conditioning,
+        "adaptive_norm": adaptive_norm,
+        "transition": transition,
+    }
+    parts = whole | VARIANTS[variant] | {k: v for k, v in told.items() if v is not None}
+    return parts | {"permutations": list(parts["permutations"])}
 
 
 def _columns(permutations: Sequence[str], num_blocks: int) -> list[int]:

@@ -96,7 +96,18 @@ def test_other_shapes_are_refused(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {**TINY, "channels": 12}}, "weights and settings disagree"),
+        (
+            {"settings": {**TINY, "channels": 12}},
+            r"another network: 'blocks.0.condition.0.bias' is \(8,\), expected \(12,\)",
+        ),
+        (
+            {"settings": {**TINY, "variant": "no-transition"}},
+            r"'blocks.0.layers.0.transition.out.weight' is \(8, 32\), expected absent",
+        ),
+        (
+            {"settings": {**TINY, "layers_per_block": 2}},
+            r"'blocks.0.layers.1.attention.k_norm.bias' is absent, expected \(8,\)",
+        ),
         ({"settings": {"depth": 3}}, "weights and settings disagree"),
         ({"settings": {**TINY, "head_dim": 0}}, "weights and settings disagree"),
         ({"meta": {"trained_residues": "2"}}, "lacks a proper 'trained_residues'"),

@@ -1,9 +1,11 @@
 """`gensci train`: every shipped configuration learns, resumes and exports a usable checkpoint."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from model_training import LIGHTNING, STRUCTURES
 from safetensors.torch import load_file, save_file
 
@@ -11,15 +13,25 @@ from gensci.__main__ import main
 from gensci.commands.train import config_names, config_path
 from gensci.core.errors import UsageError
 from gensci.models.checkpoint import load_checkpoint
-from gensci.models.peptide_flow import dispersion
+from gensci.models.peptide_flow import dispersion, one_cycle
 from gensci.models.proposal import load_proposal
+from gensci.nn.tarflow import VARIANTS, TarFlowPeptide
 from gensci.sims.forcefield import ForceField
 from gensci.sims.peptide import build_peptide
 
 SMALL = {
     "peptide-internal": ["channels=16", "num_layers=1", "num_heads=2", "pair_channels=4"],
     "peptide-flow": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
+    "prose-288m": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
 }
+PARAMETERS = {
+    "prose": 288_117_560,  # counted in the official network
+    "no-look-ahead": 288_117_560 - 8 * (384 * 384 * 2 + 384),  # one square layer for the two
+    "no-backbone-first": 288_117_560,
+    "no-transition": 288_117_560 - 64 * (15 * 384**2 + 4 * 384),  # its matrices, norm and gate
+    "tarflow": 115_689_272,  # counted in the official network
+}
+MORE = {"prose-288m": ["--trainer.accumulate_grad_batches", "2"]}
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING]
 
 
@@ -61,12 +73,13 @@ def arguments(config, data, folder, steps, *more):
 @pytest.mark.parametrize("config", sorted(SMALL))
 def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments(config, data, tmp_path, 20)) == 0
+    more = MORE.get(config, [])
+    assert main(arguments(config, data, tmp_path, 20, *more)) == 0
     folder = tmp_path / "runs" / config / "checkpoint"
     _, first, meta = load_checkpoint(folder)
     assert meta["steps"] == 20
     assert meta["training_sequences"] == ["G", "GA"]
-    assert main(arguments(config, data, tmp_path, 60)) == 0
+    assert main(arguments(config, data, tmp_path, 60, *more)) == 0
     _, second, later = load_checkpoint(folder)
     assert first == second
     assert later["steps"] == 60, "the second command went on from the first"
@@ -74,7 +87,39 @@ def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch
     proposal = load_proposal(str(folder), build_peptide("GA"), "cpu")
     x, log_q = proposal.sample_and_log_prob(6, torch.Generator().manual_seed(0))
     torch.testing.assert_close(proposal.log_prob(x), log_q, rtol=1e-4, atol=1e-2)
-    assert proposal.trained_range == (2, 2)
+    assert proposal.trained_range == ((2, 8) if config == "prose-288m" else (2, 2))
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(200, 10), (500, 25), (40, 2)])
+def test_the_cosine_schedule_is_the_one_cycle_of_torch(total, warmup):
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 1.0, total, pct_start=warmup / total, div_factor=500, final_div_factor=1
+    )
+    rates = []
+    for _ in range(total):
+        rates.append(cycle.get_last_lr()[0])
+        optimiser.step()
+        if len(rates) < total:
+            cycle.step()
+    assert [one_cycle(step, total, warmup) for step in range(total)] == pytest.approx(rates)
+    assert [rates[0], rates[-1]] == pytest.approx([1 / 500] * 2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_published_network_is_one_configuration_and_its_ablations_one_setting(variant):
+    from jsonargparse import ArgumentParser
+
+    text = yaml.safe_load(Path(config_path("prose-288m")).read_text())["model"]
+    settings = text["init_args"]["network"]["init_args"] | {"variant": variant}
+    assert text["init_args"]["betas"] == [0.9, 0.95]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TarFlowPeptide, "network")
+    chosen = parser.parse_object({"network": settings})
+    with torch.device("meta"):
+        network = parser.instantiate_classes(chosen).network
+    count = sum(value.numel() for value in network.parameters())
+    assert count == PARAMETERS[variant]
 
 
 def test_dispersion_is_the_variance_until_clipped():
@@ -88,6 +133,20 @@ def test_dispersion_is_the_variance_until_clipped():
 
 def test_every_shipped_configuration_is_tested():
     assert config_names() == sorted([*SMALL, *STRUCTURES])
+
+
+def test_going_on_with_another_network_is_refused_by_its_first_differing_key(
+    data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments("peptide-flow", data, tmp_path, 2)) == 0
+    kept = (tmp_path / "runs/peptide-flow/resume/last.ckpt").read_bytes()
+    variant = "--model.init_args.network.init_args.variant"
+    assert main(arguments("peptide-flow", data, tmp_path, 4, variant, "no-look-ahead")) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "'average.module.blocks.0.condition.0.bias' is (16,), expected absent" in told
+    assert "--ckpt_path null" in told
+    assert (tmp_path / "runs/peptide-flow/resume/last.ckpt").read_bytes() == kept
 
 
 def test_unknown_configuration_is_refused_with_the_nearest():

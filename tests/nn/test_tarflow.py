@@ -7,21 +7,12 @@ from named_peptides import named_peptide
 
 from gensci.core import compiler
 from gensci.core.registry import MODELS
-from gensci.nn import native_inverse
+from gensci.nn import native_inverse, tarflow
 from gensci.nn.inverse import make_inverse
 from gensci.nn.tarflow import TarFlowPeptide
 
-VARIANTS = {
-    "prose": {},
-    "no look-ahead": {"lookahead_conditioning": False},
-    "no adaptive norm": {"adaptive_norm": False},
-    "no transition": {"transition": False},
-    "plain tarflow": {
-        "lookahead_conditioning": False,
-        "adaptive_norm": False,
-        "transition": False,
-        "permutations": ["residue-by-residue", "residue-by-residue_flip"],
-    },
+VARIANTS = {name: {"variant": name} for name in tarflow.VARIANTS} | {
+    "no adaptive norm": {"adaptive_norm": False}
 }
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -181,17 +172,29 @@ def test_augmentation_moves_rigidly_and_draws_the_centroid():
     )
 
 
-@pytest.mark.parametrize(
-    ("variant", "count"), [("prose", 288_117_560), ("plain tarflow", 115_689_272)]
-)
-def test_full_size_networks_have_the_published_number_of_parameters(variant, count):
-    with torch.device("meta"):
-        model = TarFlowPeptide(**VARIANTS[variant])
-    assert sum(value.numel() for value in model.parameters()) == count
+def test_variants_are_what_their_names_say():
+    def settings(variant, **more):
+        return network(variant, num_blocks=1, **more).settings
+
+    prose = settings("prose")
+    changed = {
+        "no-look-ahead": {"lookahead_conditioning": False},
+        "no-transition": {"transition": False},
+    }
+    for variant, change in changed.items():
+        assert settings(variant) == prose | change
+    orders = settings("no-backbone-first")["permutations"]
+    assert [name for name in prose["permutations"] if "backbone" not in name] == orders
+    plain = settings("tarflow")
+    assert plain["permutations"] == ["residue-by-residue", "residue-by-residue_flip"]
+    assert not any(plain[k] for k in ("lookahead_conditioning", "adaptive_norm", "transition"))
+    assert settings("tarflow", transition=True)["transition"]  # what is said goes first
+    with pytest.raises(ValueError, match="no variant 'plain' of Prose: choose from prose, no-look"):
+        TarFlowPeptide(variant="plain")
 
 
 def test_registry_builds_it_from_its_settings():
-    model = network("plain tarflow")
+    model = network("tarflow")
     twin = MODELS.get("TarFlow_Peptide")(**model.settings).double()
     twin.load_state_dict(model.state_dict())
     cond = condition("G")
