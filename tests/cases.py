@@ -75,6 +75,8 @@ CASES = [
         "smc",
         {"move": "mala", "schedule": "linear", "num_steps": 12, "resampling": "residual"},
     ),
+    Case("smc-waste-free", "smc", {"waste_free": True, "num_moves": 2, "ess_target": 0.75}),
+    Case("smc-target-force", "smc", {"force": "target"}),
     Case(
         "mcmc-random-walk",
         "mcmc",

@@ -110,10 +110,11 @@ def hamiltonian(
     before = _kinetic(momentum)
     new = point
     momentum = _kick(momentum, new.grad, scale, 0.5 * step)
+    between = getattr(evaluate, "between", evaluate)  # on the way only the slope counts
     for index in range(num_leapfrog):
         drift = {k: new.x[k] + step * scale[k] * momentum[k] for k in momentum}
-        new = evaluate({**new.x, **drift})
         last = index == num_leapfrog - 1
+        new = (evaluate if last else between)({**new.x, **drift})
         momentum = _kick(momentum, new.grad, scale, (0.5 if last else 1.0) * step)
     return _metropolis(point, new, before - _kinetic(momentum), generator)
 

@@ -9,17 +9,26 @@ from typing import ClassVar
 
 import torch
 
+from gensci.core.errors import UsageError
 from gensci.core.protocols import Tensors
-from gensci.core.registry import SAMPLERS, normalise_name
+from gensci.core.registry import SAMPLERS
 from gensci.core.resampling import RESAMPLERS, resample
 from gensci.core.results import SampleSet
 from gensci.core.schedules import linear_grid, next_temperature, power_grid
-from gensci.core.weights import LogZ, clean, kish_ess, log_z, mean_one, normalise
+from gensci.core.weights import clean, kish_ess, log_z, mean_one, normalise
+from gensci.samplers import waste_free
 from gensci.samplers.base import Info, Sampler
-from gensci.samplers.evaluate import Density, Draws, num_rows, take, wrapped
+from gensci.samplers.evaluate import Density, Draws, take, wrapped
+from gensci.samplers.islands import (
+    cluster_size,
+    cluster_sums,
+    combine_islands,
+    effective_families,
+    number_ancestors,
+    spread_variance,
+)
 from gensci.samplers.moves import (
     MOVES,
-    Evaluate,
     Move,
     Point,
     adapted,
@@ -27,8 +36,8 @@ from gensci.samplers.moves import (
     local_scale,
     num_coordinates,
 )
-from gensci.samplers.path import path_evaluator
-from gensci.samplers.settings import check_choice, check_share, check_whole
+from gensci.samplers.path import FORCES, PathDensity
+from gensci.samplers.settings import check_choice, check_flag, check_share, check_whole
 from gensci.samplers.verdict import drop_rejected, require_weight, verdict
 
 ADAPTATION_GAIN = 0.2
@@ -40,8 +49,11 @@ class Population:
     """The particles of one shard between two moves.
 
     ``log_weight`` grows since the last resampling; ``log_z`` is the log of the mean weight up to
-    it, and ``variance`` the relative variance of that. ``scale`` and ``step_size`` belong to the
-    move; ``grad`` is the slope of the path density at ``temperature``.
+    it, and ``variance`` the relative variance of that. ``gain`` (first particles,) is the weight
+    that their descendants gained at all changes of temperature. ``scale`` and ``step_size`` belong
+    to the move; ``grad`` is the slope that drives it. Of ``num_rows`` particles waste-free moves
+    have made those that are there so far, in ``num_chains`` chains: row r is of chain
+    ``r % num_chains``. Else each row is a chain.
     """
 
     x: Tensors
@@ -49,7 +61,10 @@ class Population:
     log_proposal: torch.Tensor
     log_weight: torch.Tensor
     ancestor: torch.Tensor
+    gain: torch.Tensor
     step_size: float
+    num_rows: int
+    num_chains: int
     grad: Tensors = field(default_factory=dict)
     scale: Tensors = field(default_factory=dict)
     log_z: float = 0.0
@@ -57,7 +72,6 @@ class Population:
     temperature: float = 0.0
     stage: int = 0
     moves_left: int = 0
-    num_resampled: int = 0
 
 
 @SAMPLERS.register("smc")
@@ -74,11 +88,17 @@ class Smc(Sampler):
         resampling: multinomial, residual, stratified or systematic.
         move: random_walk, mala or hmc.
         num_moves: moves after each change of temperature.
+        waste_free: keep the states between the moves: of n particles, n / (num_moves + 1) are
+            resampled after each change of temperature, and each becomes a chain of num_moves
+            states more, all of which are particles.
+        force: whose slope drives mala and hmc: that of the path, or of the target alone, which
+            spares a network's gradients. Both are exact.
         num_leapfrog: leapfrog steps of an hmc move.
         target_acceptance: what the step size is adapted to; None for the best of the move.
         step_size: the first step size, in units of the local scale; None for the best of the move.
 
-    Reference: Del Moral, Doucet and Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x.
+    References: Del Moral, Doucet and Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x; Dau and
+    Chopin (2022), arXiv:2011.02328, for waste-free moves.
     """
 
     schedule: str = "adaptive"
@@ -88,6 +108,8 @@ class Smc(Sampler):
     resampling: str = "systematic"
     move: str = "hmc"
     num_moves: int = 3
+    waste_free: bool = False
+    force: str = "path"
     num_leapfrog: int = 5
     target_acceptance: float | None = None
     step_size: float | None = None
@@ -109,6 +131,8 @@ class Smc(Sampler):
         check_share("resample_threshold", self.resample_threshold, zero=True, one=True)
         RESAMPLERS.get(str(self.resampling))
         check_whole("num_moves", self.num_moves, 1)
+        check_flag("waste_free", self.waste_free)
+        check_choice("force", self.force, FORCES)
         check_move_settings(self.move, self.num_leapfrog, self.target_acceptance, self.step_size)
 
     @property
@@ -123,13 +147,19 @@ class Smc(Sampler):
         x, log_proposal = proposal.sample_and_log_prob(n, generator)
         log_target = target.log_prob(x)
         alive = torch.isfinite(log_target) & torch.isfinite(log_proposal)
+        if self.waste_free and n < 2:
+            raise UsageError("waste_free needs more than one sample", "raise num_samples")
+        log_weight = torch.where(alive, 0.0, -math.inf).double()
         return Population(
             x,
             log_target,
             log_proposal,
-            log_weight=torch.where(alive, 0.0, -math.inf).double(),
+            log_weight,
             ancestor=torch.arange(n, device=log_target.device),
+            gain=normalise(log_weight) - 1.0 / n,
             step_size=self.step_size or self.kernel.first_step(num_coordinates(x)),
+            num_rows=n,
+            num_chains=n,
         )
 
     def done(self, state: Population) -> bool:
@@ -143,14 +173,15 @@ class Smc(Sampler):
         """Change the temperature if its moves are made, then make one move."""
         if state.moves_left == 0:
             state = self._resample(self._reweight(state), generator)
-            evaluate = self._evaluator(state, target, proposal)
-            state = self._prepare_moves(state, evaluate)
+            state = self._prepare_moves(state, self._evaluator(state, target, proposal))
         state, info = self._move(state, self._evaluator(state, target, proposal), generator)
         return replace(state, x=wrapped(state.x, target)), info
 
     def finish(self, state: Population, target: Density, proposal: Draws) -> SampleSet:
         """Return the particles; the mean of their weights estimates Z."""
-        variance = torch.tensor([total_variance(state, self.resampling)], dtype=torch.float64)
+        info = {"variance": population_variance(state), "kept_size": float(state.num_rows)}
+        if self.waste_free:
+            info["kept_size"] = cluster_size(state.log_target, state.num_chains)
         # Moves at temperature 1 do not look at the proposal, so its log-density is found once here.
         log_proposal = proposal.log_prob(state.x)
         return SampleSet(
@@ -159,27 +190,30 @@ class Smc(Sampler):
             state.log_target,
             log_proposal,
             state.ancestor,
-            info={"variance": variance},
+            info={k: torch.tensor([v], dtype=torch.float64) for k, v in info.items()},
         )
 
     def finalize(self, shards: Sequence[SampleSet], generator: torch.Generator) -> SampleSet:
         """Return all particles; each island counts in proportion to its own estimate of Z."""
         constant = combine_islands(shards)
         smallest = min(_smallest(shard.info) for shard in shards)
-        joined = SampleSet.concatenate(_number_ancestors(shards))
+        joined = SampleSet.concatenate(number_ancestors(shards))
         joined.info.pop("variance")
+        independent = joined.info.pop("kept_size").sum().item()
         require_weight(joined, self.name)
         kept, rejected = drop_rejected(joined, torch.isfinite(joined.log_weight))
-        ess, families = kish_ess(kept.log_weight, len(joined)), effective_families(kept)
+        families = effective_families(kept)
+        # States of one waste-free chain are alike: the weights alone do not tell.
+        ess = kish_ess(kept.log_weight, len(joined)).count * independent / len(joined)
         report = verdict(
-            ess=ess.count,
-            ess_fraction=ess.fraction,
+            ess=ess,
+            ess_fraction=ess / len(joined),
             log_z=constant.value,
             log_z_error=constant.error,
             effective_ancestors=families,
             smallest_ess_fraction=smallest,
             acceptance=_mean(kept.info, "acceptance"),
-            advice=_advice(ess.count, families, constant.error),
+            advice=_advice(ess, families, constant.error),
         )
         kept = replace(kept, log_weight=mean_one(kept.log_weight))
         return kept.with_meta(rejected=rejected, verdict=report)
@@ -207,52 +241,55 @@ class Smc(Sampler):
         ratio = torch.where(
             torch.isfinite(state.log_weight), state.log_target - state.log_proposal, -math.inf
         )
-        increment = clean((temperature - state.temperature) * ratio)
+        log_weight = clean(state.log_weight + (temperature - state.temperature) * ratio)
+        gained = normalise(log_weight) - normalise(state.log_weight)
         return replace(
             state,
             temperature=temperature,
             stage=state.stage + 1,
-            log_weight=clean(state.log_weight + increment),
+            log_weight=log_weight,
+            gain=state.gain + cluster_sums(gained, state.ancestor, state.num_rows),
         )
 
     def _resample(self, state: Population, generator: torch.Generator) -> Population:
         dead = ~torch.isfinite(state.log_weight)
         fraction = kish_ess(state.log_weight).fraction
         # Rows without weight would spoil the acceptance that the step size is adapted to.
-        if dead.all() or (fraction >= self.resample_threshold and not dead.any()):
+        enough = fraction >= self.resample_threshold and not self.waste_free
+        if dead.all() or (enough and not dead.any()):
             return state
-        n = num_rows(state.x)
-        rows = resample(self.resampling, state.log_weight, n, generator)
-        mean = log_z(state.log_weight)
+        n = state.num_rows
+        chains = waste_free.num_chains(n, self.num_moves) if self.waste_free else n
+        rows = resample(self.resampling, state.log_weight, chains, generator)
         return replace(
             state,
             x=take(state.x, rows),
             log_target=state.log_target[rows],
             log_proposal=state.log_proposal[rows],
             ancestor=state.ancestor[rows],
-            log_weight=torch.zeros_like(state.log_weight),
-            log_z=state.log_z + mean.value,
-            variance=state.variance + mean.error**2,
-            num_resampled=state.num_resampled + 1,
+            log_weight=torch.zeros(chains, dtype=torch.float64),
+            num_chains=chains,
+            log_z=state.log_z + log_z(state.log_weight).value,
+            variance=state.variance + spread_variance(state.log_weight, state.num_chains),
         )
 
-    def _evaluator(self, state: Population, target: Density, proposal: Draws) -> Evaluate:
-        return path_evaluator(target, proposal, state.temperature, self.kernel.needs_grad)
+    def _evaluator(self, state: Population, target: Density, proposal: Draws) -> PathDensity:
+        needs_grad = self.kernel.needs_grad
+        return PathDensity(target, proposal, state.temperature, needs_grad, self.force)
 
-    def _prepare_moves(self, state: Population, evaluate: Evaluate) -> Population:
-        if not self.kernel.needs_grad:
-            scale = local_scale(state.x, {}, normalise(state.log_weight))
-            return replace(state, scale=scale, moves_left=self.num_moves)
-        point = evaluate(state.x)
-        scale = local_scale(state.x, point.grad, normalise(state.log_weight))
-        return replace(state, grad=point.grad, scale=scale, moves_left=self.num_moves)
+    def _prepare_moves(self, state: Population, evaluate: PathDensity) -> Population:
+        grad = evaluate.between(state.x).grad if self.kernel.needs_grad else {}
+        scale = local_scale(state.x, grad, normalise(state.log_weight))
+        moves = waste_free.moves_to_fill(state) if self.waste_free else self.num_moves
+        return replace(state, grad=grad, scale=scale, moves_left=moves)
 
     def _move(
-        self, state: Population, evaluate: Evaluate, generator: torch.Generator
+        self, state: Population, evaluate: PathDensity, generator: torch.Generator
     ) -> tuple[Population, Info]:
+        front = waste_free.front(state) if self.waste_free else state
         t = state.temperature
-        log_path = state.log_target if t == 1.0 else _path(state, t)
-        point = Point(state.x, log_path, state.grad, state.log_target, state.log_proposal)
+        log_path = front.log_target if t == 1.0 else _path(front, t)
+        point = Point(front.x, log_path, front.grad, front.log_target, front.log_proposal)
         moved, acceptance, _ = self.kernel.apply(
             point, evaluate, state.scale, state.step_size, self.num_leapfrog, generator
         )
@@ -264,8 +301,8 @@ class Smc(Sampler):
             "step_size": state.step_size,
             "log_z": state.log_z + log_z(state.log_weight).value,
         }
-        state = replace(
-            state,
+        after = replace(
+            front,
             x=moved.x,
             grad=moved.grad,
             log_target=moved.log_target,
@@ -273,63 +310,20 @@ class Smc(Sampler):
             step_size=adapted(state.step_size, acceptance, aim, ADAPTATION_GAIN),
             moves_left=state.moves_left - 1,
         )
-        return state, info
+        return (waste_free.grown(state, after) if self.waste_free else after), info
 
 
-def total_variance(state: Population, scheme: str) -> float:
+def population_variance(state: Population) -> float:
     """Return the relative variance of an island's Z: the larger of two estimates.
 
     One adds up the spread of the weights at each resampling and at the end, as if the moves in
-    between mixed perfectly. The other reads it from how unequally the first particles are
-    represented at the end.
+    between mixed perfectly. The other takes what the first particles' descendants gained at all
+    changes of temperature together, which is right while many of them have descendants.
 
-    Reference: Lee and Whiteley (2018), arXiv:1509.00394, for the second.
+    Reference: Lee and Whiteley (2018), arXiv:1509.00394, for estimates from the genealogy.
     """
-    weight = normalise(state.log_weight)
-    n = weight.numel()
-    families = torch.zeros_like(weight).index_add_(0, state.ancestor, weight)
-    # The factor takes out the noise that multinomial draws add; the other schemes add far less,
-    # and with the factor their error bars came out a third too short on a mixture.
-    rounds = state.num_resampled if normalise_name(scheme) == "multinomial" else 0
-    factor = (n / max(n - 1, 1)) ** (rounds + 1)
-    genealogy = 1.0 - factor * (1.0 - families.square().sum().item())
-    return max(state.variance + log_z(state.log_weight).error ** 2, genealogy)
-
-
-def combine_islands(shards: Sequence[SampleSet]) -> LogZ:
-    """Return log Z over independent islands, each unbiased for Z, and its standard error."""
-    sizes = torch.tensor([len(shard) for shard in shards], dtype=torch.float64)
-    values = torch.stack([torch.logsumexp(shard.log_weight.cpu(), 0) for shard in shards])
-    variance = torch.stack([shard.info["variance"].cpu()[0] for shard in shards])
-    total = torch.logsumexp(values, 0)
-    if total == -math.inf:
-        return LogZ(-math.inf, math.inf)
-    share = (values - total).exp()
-    alive = share > 0
-    within = (share[alive].square() * variance[alive]).sum()
-    # From four islands on, their scatter is a second witness.
-    count = len(shards)
-    scatter = (share - sizes / sizes.sum()).square().sum() * count / max(count - 1, 1)
-    error = torch.maximum(within, scatter) if count >= 4 else within
-    return LogZ((total - sizes.sum().log()).item(), error.sqrt().item())
-
-
-def effective_families(samples: SampleSet) -> float:
-    """Return the effective number of first particles that the weights descend from."""
-    weight, ancestor = samples.weight, samples.ancestor
-    shares = torch.zeros(int(ancestor.max()) + 1, dtype=weight.dtype).index_add_(
-        0, ancestor.cpu(), weight.cpu()
-    )
-    return 1.0 / shares.square().sum().item()
-
-
-def _number_ancestors(shards: Sequence[SampleSet]) -> list[SampleSet]:
-    """Return the shards with ancestors that are row numbers in the joined set."""
-    numbered, start = [], 0
-    for shard in shards:
-        numbered.append(replace(shard, ancestor=shard.ancestor + start))
-        start += len(shard)
-    return numbered
+    last = spread_variance(state.log_weight, state.num_chains)
+    return max(state.variance + last, state.gain.square().sum().item())
 
 
 def _path(state: Population, temperature: float) -> torch.Tensor:

@@ -17,8 +17,8 @@ from gensci.core.results import SampleSet
 from gensci.core.weights import clean, kish_ess, log_z, mean_one
 from gensci.samplers.base import Info, Sampler
 from gensci.samplers.evaluate import Density, Draws
+from gensci.samplers.islands import combine_islands, effective_families, total_variance
 from gensci.samplers.settings import check_share
-from gensci.samplers.smc import combine_islands, effective_families, total_variance
 from gensci.samplers.verdict import drop_rejected, require_weight, verdict
 
 FEW = 50  # samples, whose weights say little of the law even where they are equal
