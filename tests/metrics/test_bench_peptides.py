@@ -107,8 +107,6 @@ def test_published_rows_are_those_of_the_reference_text(table):
         for model in ("Prose", "TarFlow"):
             pattern = rf"\|\s*\W*{model}\W"
             first = next(line for line in text.splitlines() if re.match(pattern, line))
-                line for line in text.splitlines() if re.match(rf"\|\s*\W*{model}\W", line)
-            )
             cells = first.replace("*", "").split("|")[2:5]
             numbers = [float(word) for word in cells[column].split()]
             keys = ("ess", "energy_w2", "torus_w2", "tica_w2")
