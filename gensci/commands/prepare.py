@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from gensci.core.results import SampleSet
 from gensci.io.crystals import write_crystals
 from gensci.io.sdf import write_molecules
 from gensci.models.checkpoint import checkpoint_name, load_checkpoint
-from gensci.models.proposal import load_proposal
+from gensci.models.proposal import load_proposal, trained_temperature
 from gensci.sims.peptide import build_peptide
 from gensci.sims.peptide.parse import parse_peptide
 from gensci.systems import crystal, lisa, molecule, peptide, smiles, toy  # noqa: F401  (register)
@@ -62,7 +63,8 @@ def prepare(
         device: Where to compute.
         settings: Of the system, as text or values, for example `{"temperature": "330"}`.
         allow_extrapolation: Warn, not refuse, where the checkpoint was not trained for the system.
-        proposal_settings: How a model of structures draws, for example `{"num_steps": "20"}`.
+        proposal_settings: How a model of structures draws, for example `{"num_steps": "20"}`; of a
+            peptide's flow the `temperature` (K) that it draws at, by default the system's.
 
     Raises:
         UsageError: A setting, or a system that the checkpoint was not trained for.
@@ -74,6 +76,11 @@ def prepare(
         return _prepare_structures(
             family, choice, checkpoint, device, settings, proposal_settings or {}
         )
+    if source == "checkpoint":
+        return _prepare_peptide(
+            *(family, choice, checkpoint, device, settings, proposal_settings or {}),
+            allow_extrapolation,
+        )
     if proposal_settings:
         raise UsageError(
             f"--proposal.{next(iter(proposal_settings))}: proposals of {choice.family}s have no "
@@ -84,9 +91,7 @@ def prepare(
         return _prepare_lisa(choice, checkpoint, settings)
     if source == "own":
         return _prepare_alone(family, choice, device, settings)
-    if source == "dynamics":
-        return _prepare_file(family, choice, device, settings)
-    return _prepare_peptide(family, choice, checkpoint, device, settings, allow_extrapolation)
+    return _prepare_file(family, choice, device, settings)
 
 
 def _prepare_peptide(
@@ -95,6 +100,7 @@ def _prepare_peptide(
     checkpoint: str,
     device: torch.device,
     settings: Mapping[str, Any],
+    proposal_settings: Mapping[str, Any],
     allow_extrapolation: bool,
 ) -> Prepared:
     # The quick checks come before the slow building.
@@ -107,13 +113,14 @@ def _prepare_peptide(
     length = parse_peptide(choice.text).num_residues
     warnings = check_range(choice, length, meta.get("trained_residues"), allow_extrapolation)
     chosen = peptide_settings(settings)
+    drawn_at = proposal_temperature(proposal_settings, chosen["temperature"])
     try:
         system = family.from_text(choice.text, **chosen)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"peptides need the package {error.name}", "pip install 'gensci[peptides]'"
         ) from error
-    proposal = load_proposal(checkpoint, system.peptide, device, torch.float32)
+    proposal = load_proposal(checkpoint, system.peptide, device, torch.float32, drawn_at)
     # The target's centroid is a matter of convention; another one than the flow's wastes weight.
     system = replace(system, centroid_scale=proposal.centroid_scale)
     facts = {
@@ -123,6 +130,9 @@ def _prepare_peptide(
         "checkpoint_sha256": proposal.checkpoint_hash,
         "device": str(device),
     }
+    steered = hasattr(proposal.network, "tempered") and drawn_at != trained_temperature(meta)
+    if steered:  # in the record only where it decides the numbers
+        facts["proposal.temperature"] = drawn_at
     target = system.target(device, torch.float32)
     return Prepared(target, proposal, facts, system.peptide, warnings)
 
@@ -161,6 +171,28 @@ def check_range(
         "choose a peptide of that length or another --checkpoint (`gensci list checkpoints`), "
         "or go on all the same with --allow-extrapolation",
     )
+
+
+def proposal_temperature(settings: Mapping[str, Any], usual: float) -> float:
+    """K, at which a flow of peptides draws: `temperature` of the settings, else the usual one.
+
+    Raises:
+        UsageError: A setting of another name, or a temperature that is not a positive number.
+    """
+    unknown = [name for name in settings if name != "temperature"]
+    if unknown:
+        raise UsageError(
+            f"no setting --proposal.{unknown[0]} of a flow of peptides",
+            "choose from: temperature (K, by default the system's)",
+        )
+    text = settings.get("temperature", usual)
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(f"--proposal.temperature {text}", "give a positive one in K")
+    return value
 
 
 def peptide_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

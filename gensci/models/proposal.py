@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from gensci.core.errors import UsageError
 from gensci.core.protocols import Tensors
 from gensci.models.checkpoint import load_network
 
+TRAINED_TEMPERATURE = 310.0  # K, where a checkpoint does not say: that of all training data so far
 # Pairs of atoms evaluated at once for a density, which sees all pairs where a draw sees one row:
 # on a CPU what fits the cache is fastest (measured on AA, AAAA and a 10-mer), on a GPU memory
 # is what limits.
@@ -40,7 +43,8 @@ class FlowProposal:
     @property
     def centroid_scale(self) -> float:
         """nm; centroids of the training data were drawn from N(0, centroid_scale^2 I / atoms)."""
-        return float(self.network.centroid_scale)
+        stretch = float(self.cond.get("centroid_stretch", 1.0))
+        return float(self.network.centroid_scale) * stretch
 
     def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
         """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass."""
@@ -93,7 +97,11 @@ def generator_on(device: torch.device, generator: Generator) -> Generator:
 
 
 def load_proposal(
-    checkpoint: str, peptide: Any, device: torch.device | str, dtype: torch.dtype = torch.float32
+    checkpoint: str,
+    peptide: Any,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    temperature: float | None = None,
 ) -> FlowProposal:
     """The flow of a checkpoint, set up for one peptide.
 
@@ -101,10 +109,13 @@ def load_proposal(
         checkpoint: name of a shipped checkpoint or a folder.
         peptide: a ``gensci.sims.peptide.Peptide``.
         device, dtype: where and in which precision the network runs.
+        temperature: K, at which it draws where it can be steered; None for that of its training.
+            Whatever the temperature, the density is that of the draws.
 
     Raises:
         CheckpointError: absent, truncated or tampered with.
-        UsageError: the peptide has parts that the flow does not know.
+        UsageError: the peptide has parts that the flow does not know, or the temperature is not
+            positive.
     """
     network, meta = load_network(checkpoint)
     network = network.to(device=device, dtype=dtype)
@@ -112,6 +123,7 @@ def load_proposal(
         cond = network.encode(peptide)
     except ValueError as error:
         raise UsageError(f"checkpoint {checkpoint}: {error}") from error
+    cond = _at_temperature(network, cond, temperature, trained_temperature(meta))
     placed = {
         key: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
         for key, value in cond.items()
@@ -120,3 +132,20 @@ def load_proposal(
     return FlowProposal(
         network, placed, meta["weights_sha256"], tuple(trained) if trained else None
     )
+
+
+def trained_temperature(meta: Mapping[str, Any]) -> float:
+    """K, the temperature of the data that a checkpoint with these meta data was trained on."""
+    return float(meta.get("trained_temperature", TRAINED_TEMPERATURE))
+
+
+def _at_temperature(
+    network: nn.Module, cond: Tensors, temperature: float | None, trained: float
+) -> Tensors:
+    if temperature is None or temperature == trained or not hasattr(network, "tempered"):
+        return cond
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise UsageError(
+            f"temperature={temperature} of the proposal is not usable", "give K above 0, e.g. 310"
+        )
+    return network.tempered(cond, temperature / trained)

@@ -29,6 +29,7 @@ from .internal_features import (
 )
 from .internal_heads import Heads
 from .internal_placing import LOG_HAAR, Placing
+from .internal_temperature import RATIO
 from .mixtures import mixture_normal_log_prob, mixture_von_mises_log_prob
 from .rotations import uniform_rotations
 from .steric import steric_features
@@ -140,6 +141,11 @@ class InternalFlow(nn.Module):
         self.heads = Heads(channels, torsion_components, stiff_components)
 
     encode = staticmethod(encode_internal)
+
+    @staticmethod
+    def tempered(cond: Tensors, ratio: float) -> Tensors:
+        """Conditioning for ``ratio`` times the temperature of the training; exact all the same."""
+        return {**cond, RATIO: cond["length0"].new_tensor(ratio)}
 
     def identities(self, cond: Tensors) -> Tensor:
         """What is known of the atoms before any is placed: (atoms, channels)."""

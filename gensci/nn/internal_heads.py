@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .internal_encoding import Tensors
 from .internal_features import RIGID_WIDTH
+from .internal_temperature import (
+    RATIO,
+    Conditionals,
+    stretched_normal,
+    stretched_von_mises,
+    tempered_rotor,
+)
 from .steric import FEATURES, GRID, torsion_grid
 
 RIGID_LOG_KAPPA = -2 * math.log(RIGID_WIDTH)
 GRID_LOG_KAPPA = -2 * math.log(0.8 * 2 * math.pi / GRID)  # neighbours on the grid overlap
 FREE_LOG_KAPPA = math.log(6.0)
 FREE_LOGIT = 1.0  # a free component is broader than one on the grid
-
-
-class Conditionals(NamedTuple):
-    """Mixture parameters of one coordinate: logits, centres, log-scales or log-concentrations."""
-
-    logits: Tensor
-    centre: Tensor
-    log_scale: Tensor
 
 
 class Heads(nn.Module):
@@ -78,7 +76,8 @@ class Heads(nn.Module):
         logits, shift, sharpen = free.chunk(3, dim=-1)
         if steric is None:
             centre = cond["torsion0"][rows][:, None] + RIGID_WIDTH * (self.around + shift)
-            return Conditionals(logits, centre, _bounded_log(sharpen, RIGID_LOG_KAPPA))
+            rigid = Conditionals(logits, centre, _bounded_log(sharpen, RIGID_LOG_KAPPA))
+            return stretched_von_mises(rigid, cond[RATIO]) if RATIO in cond else rigid
         energy = (steric @ (self.gate + gates)[..., None])[..., 0]
         on_grid = self.grid(h) + energy
         logits = torch.cat((on_grid, logits + FREE_LOGIT), dim=-1)
@@ -92,7 +91,8 @@ class Heads(nn.Module):
             ),
             dim=-1,
         )
-        return Conditionals(logits, centre, log_kappa)
+        rotor = Conditionals(logits, centre, log_kappa)
+        return tempered_rotor(rotor, cond[RATIO], GRID) if RATIO in cond else rotor
 
     def bend_given(self, h: Tensor, torsion: Tensor, cond: Tensors, atoms: slice) -> Conditionals:
         """Bends given h and the torsions (batch, atoms)."""
@@ -100,7 +100,7 @@ class Heads(nn.Module):
         logits, shift, widen = self.bend(seen).chunk(3, dim=-1)
         width = cond["bend_scale"][atoms][:, None]
         centre = cond["bend0"][atoms][:, None] + width * (self.spread + shift)
-        return Conditionals(logits, centre, width.log() + (widen - 0.3).clamp(-5, 3))
+        return _stiff(Conditionals(logits, centre, width.log() + (widen - 0.3).clamp(-5, 3)), cond)
 
     def length_given(
         self, h: Tensor, torsion: Tensor, bend: Tensor, cond: Tensors, atoms: slice
@@ -112,7 +112,12 @@ class Heads(nn.Module):
         logits, shift, widen = self.length(seen).chunk(3, dim=-1)
         width = cond["length_scale"][atoms][:, None]
         centre = cond["length0"][atoms][:, None] + width * (self.spread + shift)
-        return Conditionals(logits, centre, width.log() + (widen - 0.3).clamp(-5, 3))
+        return _stiff(Conditionals(logits, centre, width.log() + (widen - 0.3).clamp(-5, 3)), cond)
+
+
+def _stiff(given: Conditionals, cond: Tensors) -> Conditionals:
+    """Bends or distances at the temperature that is asked for."""
+    return stretched_normal(given, cond[RATIO]) if RATIO in cond else given
 
 
 def _bounded_log(raw: Tensor, base: float) -> Tensor:
