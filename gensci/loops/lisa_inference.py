@@ -59,8 +59,9 @@ SUMMARIES = ("bins", "score")
 NODES, FEWER_NODES = 64, 40
 KNOWN_NOISE = LikelihoodSettings(kind="gaussian", degree=3, steps=600, batch=256)
 LEARNED_NOISE = LikelihoodSettings(
-    kind="mixture", degree=3, hidden=128, bins=4, steps=3000, batch=250, patience=40
-)
+    kind="mixture", degree=3, hidden=128, bins=4, steps=3000, batch=250, patience=40,
+    noise_steps=10_000,
+)  # fmt: skip
 ROUNDS = LoopSettings(
     rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=2.0,
     draws=2000, num_samples=8000, stop_change=0.05,
@@ -114,7 +115,7 @@ def usual_settings(problem: Problem) -> LisaSettings:
 
     Where the density of the noise is to be learned, there are fewer numbers to learn it of, more
     simulations, since bursts hide how the signal changes, and longer chains, since no exact
-    likelihood corrects the draws.
+    likelihood corrects the draws. The noise is learned once, and at length: its draws are free.
     """
     if _noise(problem) is None:
         return LisaSettings()

@@ -66,6 +66,9 @@ class LisaSurrogate:
 class LisaEstimator:
     """Trains surrogates for the sequential loop.
 
+    The mean is learned anew in each round. The noise does not depend on the binary: its density is
+    learned in the first round and kept.
+
     Args:
         setting: of the data.
         settings: of the network.
@@ -78,7 +81,7 @@ class LisaEstimator:
         """Train on the signals of all rounds."""
         fitted = NeuralLikelihood.fit(
             data.theta, data.x, noise=data.noise, periods=PERIODS, settings=self.settings,
-            seed=seed,
+            start=None if previous is None else previous.likelihood, seed=seed,
         )  # fmt: skip
         return LisaSurrogate(fitted.observe(data.observation), self.setting)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,18 +11,14 @@ from torch import Generator, Tensor
 from gensci.core.random import stream
 from gensci.models.flow_training import Outcome, Schedule, train
 from gensci.models.mean_fitting import PolynomialFit, fit_polynomial, held_out
-from gensci.models.neural_likelihood import LikelihoodSettings, Noise
+from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood, Noise
+from gensci.models.noise_fitting import NoiseShape, kept_noise, train_on_noise
 from gensci.nn.conditional_flow import ConditionalFlow, FlowEnsemble
 from gensci.nn.data_transform import DataTransform
 from gensci.nn.parameter_features import ParameterFeatures, robust_whitening
 
-NOISE_DRAWS, HELD_NOISE = 40_000, 5_000
 MOST_CORRELATED = 20
 """Data of more columns are taken for uncorrelated before the layers: entries grow as the square."""
-SIGNIFICANT = 5.0
-"""Standard errors beyond which noise is not taken for white, and layers not for useless."""
-CORE = 5.0
-"""Width of the narrow part of noise up to which it is taken for one: other noise hides it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,11 @@ class Simulations:
         }  # fmt: skip
         return Schedule(**(values | changes))
 
+    def noise_schedule(self) -> Schedule:
+        """That of layers which learn noise alone, whose epochs have no meaning."""
+        steps = self.settings.noise_steps or self.settings.steps
+        return self.schedule(epochs=steps, steps=steps)
+
 
 def fit_data(
     simulations: Simulations, start: FlowEnsemble | None
@@ -72,37 +72,36 @@ def fit_data(
     return network, {"mean": None, "layers": [_told(o) for o in outcomes]}
 
 
-def fit_signals(simulations: Simulations, noise: Noise) -> tuple[FlowEnsemble, dict[str, Any]]:
-    """The mean on noise-free signals, then the layers on noise."""
-    held = simulations.held()
-    normal = transform = _whitened_noise(simulations, noise)
-    draws = noise(NOISE_DRAWS, stream(simulations.seed, "shape of noise"))
-    gaussian = simulations.settings.kind == "gaussian" or _is_gaussian(transform(draws)[0])
-    if gaussian:
-        simulations = replace(simulations, settings=replace(simulations.settings, kind="gaussian"))
-    elif simulations.settings.kind == "mixture":
-        transform = _core_of_noise(draws)
+def fit_signals(
+    simulations: Simulations, noise: Noise, start: NeuralLikelihood | None = None
+) -> tuple[FlowEnsemble, dict[str, Any]]:
+    """The mean on noise-free signals, then the layers on noise, or as an earlier fit left them."""
+    held, settings, seed = simulations.held(), simulations.settings, simulations.seed
+    kept = kept_noise(start, noise, settings, seed)
+    shape = NoiseShape.of(noise, settings.kind, seed) if kept is None else None
+    if shape is not None and shape.gaussian:
+        simulations = replace(simulations, settings=replace(settings, kind="gaussian"))
+    transform = kept.members[0].data if shape is None else shape.transform
     # the mean of the noise is in the location already, which data lose when they are whitened
     signals = simulations.x @ transform.matrix
     features = simulations.features()
-    fit = fit_polynomial(
-        features(simulations.theta), signals, held, simulations.settings.degree, floor=1.0
-    )
+    fit = fit_polynomial(features(simulations.theta), signals, held, settings.degree, floor=1.0)
     network = _assembled(simulations, features, transform, fit, unit_noise=True)
     told: dict[str, Any] = {"polynomial_degree": fit.degree, "mean": [], "layers": []}
-    gains = []
     for index, member in enumerate(network.members):
-        seed = simulations.seed + index
-        outcome = _train_mean(member, simulations, signals, held, seed)
+        outcome = _train_mean(member, simulations, signals, held, seed + index)
         told["mean"].append(_told(outcome) | _accuracy(member, simulations, signals, held))
-        if not gaussian:
-            gain, outcome = _train_on_noise(member, simulations, noise, normal, seed)
+        if kept is not None:
+            member.flow.load_state_dict(kept.members[index].flow.state_dict())
+            told["layers"].append(start.report["layers"][index] | {"kept": True})
+        elif not shape.gaussian:
+            schedule = simulations.noise_schedule()
+            gain, outcome = train_on_noise(member, noise, shape.normal, schedule, seed + index)
             told["layers"].append(_told(outcome) | {"gain": gain})
-            gains.append(gain)
-    if not gaussian and min(gains) <= 0:
-        plain = replace(simulations.settings, kind="gaussian")
+    if any(layers["gain"] <= 0 for layers in told["layers"]):
+        plain = replace(settings, kind="gaussian")
         return fit_signals(replace(simulations, settings=plain), noise)
-    told["noise"] = "Gaussian" if gaussian else "learned"
+    told["noise"] = "learned" if told["layers"] else "Gaussian"
     return network, told
 
 
@@ -198,103 +197,6 @@ def _train_mean(
 
     parameters = list(member.centre.parameters())
     return train(parameters, loss, validate, simulations.schedule(), len(train_u), seed)
-
-
-def _train_on_noise(
-    member: ConditionalFlow,
-    simulations: Simulations,
-    noise: Noise,
-    normal: DataTransform,
-    seed: int,
-) -> tuple[float, Outcome]:
-    """Train the layers on noise alone, drawn anew in each batch.
-
-    Args:
-        member: What is trained.
-        simulations: Settings and seed.
-        noise: Draws.
-        normal: Turns the noise into unit normals, as far as its covariance goes.
-        seed: Of the training.
-
-    Returns:
-        Nats per draw gained over the Gaussian on draws held out, less its standard errors; what
-        the training told.
-    """
-
-    def draws(n: int, generator: Generator) -> Tensor:
-        return member.data(noise(n, generator))[0].float()
-
-    rows = noise(HELD_NOISE, stream(seed, "held noise"))
-    held, log_det = member.data(rows)
-    held = held.float()
-
-    def loss(rows: Tensor, generator: Generator) -> Tensor:
-        return -member.residual_log_prob(draws(len(rows), generator), None).mean()
-
-    def validate() -> Tensor:
-        return -member.residual_log_prob(held, None).mean()
-
-    schedule = simulations.schedule(epochs=simulations.settings.steps)
-    outcome = train(_layer_parameters(member), loss, validate, schedule, HELD_NOISE, seed + 1)
-    white, normal_log_det = normal(rows)
-    gaussian = normal_log_det - 0.5 * (white.square() + math.log(2 * math.pi)).sum(1)
-    with torch.no_grad():
-        gain = member.residual_log_prob(held, None).double() + log_det - gaussian
-    error = float(gain.std()) / math.sqrt(len(gain))
-    return float(gain.mean()) - SIGNIFICANT * error, outcome
-
-
-def _is_gaussian(white: Tensor) -> bool:
-    """Whether white draws show no third or fourth moments beyond those of a Gaussian.
-
-    Bursts make squares large and alike in several columns; gaps and lines change covariances only,
-    which whitening has taken out.
-    """
-    n = len(white)
-    skewness = white.pow(3).mean(0).abs().max() / math.sqrt(15 / n)
-    squares = (white.square() - 1) / math.sqrt(2)
-    excess = squares.T @ squares / n - torch.eye(white.shape[1], dtype=white.dtype)
-    # the variance of ((z^2 - 1)^2 / 2) is 14, that of products of two such columns one
-    widths = 1 + (math.sqrt(14) - 1) * torch.eye(white.shape[1], dtype=white.dtype)
-    return bool(max(skewness, (excess.abs() / widths).max() * math.sqrt(n)) < SIGNIFICANT + 1)
-
-
-def _whitened_noise(simulations: Simulations, noise: Noise) -> DataTransform:
-    """The transform under which the noise has mean zero and unit covariance.
-
-    What is white already within the error of the draws is left exactly as it is.
-    """
-    draws = noise(NOISE_DRAWS, stream(simulations.seed, "noise")).double()
-    dim, n = draws.shape[1], len(draws)
-    transform = DataTransform(dim)
-    mean, deviation = draws.mean(0), draws.std(0)
-    eye = torch.eye(dim, dtype=torch.float64)
-    if (mean.abs() < SIGNIFICANT * deviation / math.sqrt(n)).all():
-        mean = torch.zeros_like(mean)
-    covariance = draws.T.cov()
-    if (covariance - eye).abs().max() < SIGNIFICANT * math.sqrt(2 / n):
-        matrix = eye
-    else:
-        matrix = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
-    transform.whiten(mean, matrix)
-    return transform
-
-
-def _core_of_noise(draws: Tensor) -> DataTransform:
-    """Columns in units of the narrow part of their noise, for densities that bursts make wide.
-
-    A column whose narrow part is about one is left as it is: summaries come whitened for the noise
-    without bursts. No column is mixed with others, so that bursts stay where they are.
-    """
-    ordered = draws.double().sort(0).values
-    inside = len(ordered) // 20
-    # the shortest interval with a twentieth of the draws, of which a normal's has 0.1254
-    shortest = (ordered[inside:] - ordered[:-inside]).min(0).values / 0.1254
-    alike = (shortest > 0.2) & (shortest < CORE)
-    transform = DataTransform(draws.shape[1])
-    scale = torch.where(alike | (shortest == 0), 1.0, shortest)
-    transform.whiten(draws.double().median(0).values * ~alike, torch.diag(1 / scale))
-    return transform
 
 
 def _layer_parameters(member: ConditionalFlow) -> list[torch.nn.Parameter]:

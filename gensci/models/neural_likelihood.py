@@ -46,6 +46,7 @@ class LikelihoodSettings:
         batch: Rows per step.
         learning_rate: Highest.
         patience: Checks without a better validation before training ends.
+        noise_steps: Most optimiser steps of layers that learn noise alone; 0 for `steps`.
     """
 
     kind: str = "nsf"
@@ -62,6 +63,7 @@ class LikelihoodSettings:
     batch: int = 200
     learning_rate: float = 2e-3
     patience: int = 15
+    noise_steps: int = 0
 
 
 class NeuralLikelihood:
@@ -120,9 +122,10 @@ class NeuralLikelihood:
             noise: Draws of the noise that the data add to the signals.
             periods: Of the parameters, None where not periodic.
             settings: Sizes and lengths.
-            start: An earlier likelihood of the same data, whose whitening and weights are kept and
-                trained on; it is left as it is. Without effect where `noise` is given: the closed
-                form is cheaper than unlearning.
+            start: An earlier likelihood of the same data, which is left as it is. Its whitening and
+                weights are kept and trained on; where `noise` is given, what it learned of the
+                noise is kept, if it still holds, and the mean is learned anew: the closed form is
+                cheaper than unlearning.
             seed: The same seed and data give the same bits.
 
         Raises:
@@ -136,7 +139,7 @@ class NeuralLikelihood:
             start.check_columns(x, theta)
         pieces = likelihood_fitting.Simulations(theta, x, settings, tuple(periods or ()), seed)
         if noise is not None:
-            network, report = likelihood_fitting.fit_signals(pieces, noise)
+            network, report = likelihood_fitting.fit_signals(pieces, noise, start)
         else:
             begin = None if start is None else start.network
             network, report = likelihood_fitting.fit_data(pieces, begin)

@@ -106,6 +106,30 @@ def test_bursts_are_learned_where_a_gaussian_fails(kind, share):
     assert gap.mean() < share * (bursts_log_density(noise) - gaussian).mean()
 
 
+def test_noise_that_was_learned_is_kept_while_it_holds():
+    theta, more = draws(200, 2, "theta"), draws(400, 2, "more")
+    settings = LikelihoodSettings(kind="mixture", layers=1, hidden=24, bins=2, steps=400)
+
+    def fit(theta, noise, start=None):
+        return NeuralLikelihood.fit(
+            theta, curved(theta), noise=noise, settings=settings, start=start, seed=len(theta)
+        )
+
+    one = fit(theta, bursts)
+    two = fit(more, bursts, one)
+    (first, second) = (learned.network.members[0] for learned in (one, two))
+    pairs = zip(first.flow.parameters(), second.flow.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert two.report["layers"][0]["kept"] and two.report["noise"] == "learned"
+    assert not torch.equal(first.centre.weights, second.centre.weights)
+    test = draws(2000, 2, "test")
+    noise = bursts(2000, stream(3, "x"))
+    gap = bursts_log_density(noise) - two.log_prob(curved(test) + noise, test)
+    assert abs(gap.mean()) < 0.2
+    louder = fit(theta, lambda n, generator: 1.5 * bursts(n, generator), two)
+    assert "kept" not in louder.report["layers"][0]
+
+
 def test_a_simulator_whose_spread_depends_on_theta():
     """x = A theta + exp(theta_1 / 2) noise, with no noise to be drawn apart."""
 
