@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gensci.commands.peptide_proposals import PeptideDrawing
 from gensci.core.errors import UsageError
 from gensci.core.registry import MODELS, SYSTEMS
 from gensci.core.results import SampleSet
@@ -64,7 +64,7 @@ def prepare(
         settings: Of the system, as text or values, for example `{"temperature": "330"}`.
         allow_extrapolation: Warn, not refuse, where the checkpoint was not trained for the system.
         proposal_settings: How a model of structures draws, for example `{"num_steps": "20"}`; of a
-            peptide's flow the `temperature` (K) that it draws at, by default the system's.
+            peptide's flow see `gensci.commands.peptide_proposals`.
 
     Raises:
         UsageError: A setting, or a system that the checkpoint was not trained for.
@@ -113,14 +113,19 @@ def _prepare_peptide(
     length = parse_peptide(choice.text).num_residues
     warnings = check_range(choice, length, meta.get("trained_residues"), allow_extrapolation)
     chosen = peptide_settings(settings)
-    drawn_at = proposal_temperature(proposal_settings, chosen["temperature"])
+    drawing = PeptideDrawing.read(proposal_settings, chosen["temperature"])
+    if config.get("class") in MODELS:
+        kind = config["class"]
+        drawing.check(checkpoint_name(checkpoint), kind, MODELS.get(kind))
     try:
         system = family.from_text(choice.text, **chosen)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"peptides need the package {error.name}", "pip install 'gensci[peptides]'"
         ) from error
-    proposal = load_proposal(checkpoint, system.peptide, device, torch.float32, drawn_at)
+    drawn_at = drawing.temperature
+    flow = load_proposal(checkpoint, system.peptide, device, torch.float32, drawn_at)
+    proposal = drawing.applied(flow, system.peptide)
     # The target's centroid is a matter of convention; another one than the flow's wastes weight.
     system = replace(system, centroid_scale=proposal.centroid_scale)
     facts = {
@@ -128,6 +133,7 @@ def _prepare_peptide(
         "system.centroid_scale": system.centroid_scale,
         "checkpoint": checkpoint_name(checkpoint),
         "checkpoint_sha256": proposal.checkpoint_hash,
+        **drawing.recorded(),
         "device": str(device),
     }
     steered = hasattr(proposal.network, "tempered") and drawn_at != trained_temperature(meta)
@@ -171,28 +177,6 @@ def check_range(
         "choose a peptide of that length or another --checkpoint (`gensci list checkpoints`), "
         "or go on all the same with --allow-extrapolation",
     )
-
-
-def proposal_temperature(settings: Mapping[str, Any], usual: float) -> float:
-    """K, at which a flow of peptides draws: `temperature` of the settings, else the usual one.
-
-    Raises:
-        UsageError: A setting of another name, or a temperature that is not a positive number.
-    """
-    unknown = [name for name in settings if name != "temperature"]
-    if unknown:
-        raise UsageError(
-            f"no setting --proposal.{unknown[0]} of a flow of peptides",
-            "choose from: temperature (K, by default the system's)",
-        )
-    text = settings.get("temperature", usual)
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError(f"--proposal.temperature {text}", "give a positive one in K")
-    return value
 
 
 def peptide_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

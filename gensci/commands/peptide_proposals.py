@@ -1,0 +1,125 @@
+"""How a flow of peptides draws: `--proposal.temperature`, `--proposal.rotations` and others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gensci.core.errors import UsageError
+from gensci.core.registry import did_you_mean
+from gensci.models.proposal import FlowProposal
+from gensci.models.symmetrised_proposal import SymmetrisedProposal, fixed_rotations
+
+MOST_ROTATIONS = 64  # each costs a density of every draw
+ONE_HANDED = ("peptide-internal",)  # networks that place each stereocentre as the sequence has it
+CHOICES = (
+    "temperature (K, by default the system's), rotations (how many the flow is averaged over), "
+    "mirror (true to average over the mirror image)"
+)
+
+
+@dataclass(frozen=True)
+class PeptideDrawing:
+    """How a flow of peptides draws.
+
+    Attributes:
+        temperature: K, at which it draws where it can be steered.
+        rotations: fixed orientations that it is averaged over, for flows that are not the same in
+            all of them.
+        mirror: whether draws of the wrong hand are mirrored, and their density counted.
+    """
+
+    temperature: float
+    rotations: int = 1
+    mirror: bool = False
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], temperature: float) -> PeptideDrawing:
+        """The settings by name, as text or values.
+
+        Args:
+            given: With dashes or underscores.
+            temperature: K, where none is given.
+
+        Raises:
+            UsageError: A setting is unknown or cannot be used.
+        """
+        kinds = {"temperature": _temperature, "rotations": _rotations, "mirror": _truth}
+        chosen = {}
+        for text, value in given.items():
+            name = text.replace("-", "_")
+            if name not in kinds:
+                raise UsageError(
+                    f"no setting --proposal.{text} of a flow of peptides",
+                    f"{did_you_mean(name, list(kinds))}choose from: {CHOICES}",
+                )
+            chosen[name] = kinds[name](value)
+        return cls(**{"temperature": temperature, **chosen})
+
+    def check(self, checkpoint: str, kind: str, network: type) -> None:
+        """Refuse what a flow would not feel.
+
+        Args:
+            checkpoint: Its name, for messages.
+            kind: Its name in the registry of models.
+            network: Its class; those that are not invariant by construction have ``augment``.
+
+        Raises:
+            UsageError: The flow has that symmetry by construction.
+        """
+        if self.rotations > 1 and not hasattr(network, "augment"):
+            raise UsageError(
+                f"--proposal.rotations {self.rotations}: the flow of {checkpoint} ({kind}) is the "
+                "same in all orientations",
+                "leave it out",
+            )
+        if self.mirror and kind in ONE_HANDED:
+            raise UsageError(
+                f"--proposal.mirror: the flow of {checkpoint} ({kind}) makes natural hands only",
+                "leave it out",
+            )
+
+    def applied(self, flow: FlowProposal, peptide: Any) -> FlowProposal | SymmetrisedProposal:
+        """The flow itself, or its average over rotations and the mirror image."""
+        if self.rotations == 1 and not self.mirror:
+            return flow
+        natural = peptide.chirality if self.mirror else None
+        return SymmetrisedProposal(flow, fixed_rotations(self.rotations), natural)
+
+    def recorded(self) -> dict[str, Any]:
+        """The symmetries by their names in `run.json`, where they are not left at their defaults.
+
+        Records of runs without them stay as they were.
+        """
+        usual = PeptideDrawing(self.temperature)
+        return {
+            f"proposal.{name}": value
+            for name, value in asdict(self).items()
+            if value != getattr(usual, name)
+        }
+
+
+def _temperature(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UsageError(f"--proposal.temperature {value}", "give a positive one in K")
+    return number
+
+
+def _rotations(value: Any) -> int:
+    text = str(value).strip()
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_ROTATIONS:
+        raise UsageError(f"--proposal.rotations {value}", f"give 1 to {MOST_ROTATIONS}")
+    return int(text)
+
+
+def _truth(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text not in ("true", "false"):
+        raise UsageError(f"--proposal.mirror {value}", "give true or false")
+    return text == "true"
