@@ -25,6 +25,8 @@ from gensci.io.posterior_summary import Labels, weighted_quantile
 
 Array = np.ndarray
 
+LEGEND_COLUMNS = 3
+
 
 class Curve(Protocol):
     """What ``coverage_plot`` draws; ``gensci.metrics.calibration.CoverageCurve`` is one."""
@@ -47,7 +49,7 @@ def coverage_plot(
         title: above the picture.
         kind: label of the vertical axis.
     """
-    figure = new_figure(8.4, 4.2)
+    figure = new_figure(8.4, 4.2 + 0.2 * math.ceil((len(curves) + 1) / LEGEND_COLUMNS))
     whole, difference = figure.subplots(1, 2)
     first = next(iter(curves.values()))
     for axes, base in ((whole, 0.0), (difference, first.level)):
@@ -67,7 +69,11 @@ def coverage_plot(
     whole.set_ylim(0, 1)
     whole.set_aspect("equal")
     difference.set_ylabel(f"{kind} − level")
-    whole.legend(frameon=False, fontsize=9, loc="upper left")
+    # below both panels, where it covers no curve
+    handles, names = whole.get_legend_handles_labels()
+    figure.legend(
+        handles, names, frameon=False, fontsize=9, loc="outside lower center", ncols=LEGEND_COLUMNS
+    )
     figure.suptitle(title, fontsize=12)
     save_figure(figure, path)
 

@@ -34,7 +34,8 @@ class CoverageCurve:
         low: (k,) lower edge of the band that holds the whole curve of a right posterior with the
             given probability.
         high: (k,) upper edge.
-        pvalue: of the exact Kolmogorov-Smirnov test.
+        pvalue: of the exact Kolmogorov-Smirnov test; of exchanged truths where the curve is an
+            average over reference points.
         runs: how many there are.
         dispersion: variance of the credibilities about one half over that of uniform ones. For
             ranks and TARP it is above 1 for too narrow posteriors and below 1 for too wide.
@@ -126,9 +127,9 @@ def sbc_ranks(
 
     Reference: Talts, Betancourt, Simpson, Vehtari and Gelman (2018), arXiv:1804.06788.
     """
-    true, drawn = _runs(truth, draws)
+    true, drawn = as_runs(truth, draws)
     if periods is not None:
-        turn = _periods(periods, true.shape[1])
+        turn = as_periods(periods, true.shape[1])
         true, drawn = _wrapped(true, turn), _wrapped(drawn, turn)
     return _share_below(true[:, None], drawn, log_weight, generator)
 
@@ -204,8 +205,8 @@ def tarp_coverage(
 
     Reference: Lemos, Coogan, Hezaveh and Perreault-Levasseur (2023), arXiv:2302.03026.
     """
-    true, drawn = _runs(truth, draws)
-    turn = _periods(periods, true.shape[1])
+    true, drawn = as_runs(truth, draws)
+    turn = as_periods(periods, true.shape[1])
     low, high = true.min(0), true.max(0)
     if references is None:
         uniform = torch.rand(true.shape, generator=generator, dtype=torch.float64).numpy()
@@ -217,8 +218,8 @@ def tarp_coverage(
             f"references has shape {point.shape}, truth {true.shape}", "give one for each run"
         )
     scale = np.where(high > low, high - low, 1.0)
-    truth_distance = _distance(true, point, scale, turn)
-    draws_distance = _distance(drawn, point[:, None], scale, turn)
+    truth_distance = distance(true, point, scale, turn)
+    draws_distance = distance(drawn, point[:, None], scale, turn)
     share = _share_below(
         truth_distance[:, None, None], draws_distance[..., None], log_weight, generator
     )
@@ -270,7 +271,7 @@ def coverage_curve(credibility: ArrayLike, probability: float = 0.95) -> Coverag
     runs = len(u)
     if u.ndim != 1 or runs == 0 or not ((u >= 0) & (u <= 1)).all():
         raise UsageError("credibilities must be (runs,) numbers in [0, 1]", "give one per run")
-    level = _levels()
+    level = credibility_levels()
     low, high = simultaneous_band(runs, probability)
     coverage = np.searchsorted(u, level, side="right") / runs
     pvalue = float(stats.kstest(u, "uniform").pvalue)
@@ -289,7 +290,7 @@ def simultaneous_band(runs: int, probability: float = 0.95) -> tuple[Array, Arra
     """
     from scipy import stats
 
-    inner = _levels()[1:-1]
+    inner = credibility_levels()[1:-1]
     generator = stream(0, "calibration", "band", runs)
     uniform = torch.rand(_BAND_TRIALS, runs, generator=generator, dtype=torch.float64).numpy()
     cell = np.ceil(uniform * (len(inner) + 1)).astype(np.int64) - 1
@@ -305,7 +306,8 @@ def simultaneous_band(runs: int, probability: float = 0.95) -> tuple[Array, Arra
     return np.concatenate([[0.0], low, [1.0]]), np.concatenate([[0.0], high, [1.0]])
 
 
-def _levels() -> Array:
+def credibility_levels() -> Array:
+    """(k,) at which all curves are told, from 0 to 1."""
     return np.linspace(0.0, 1.0, 101)
 
 
@@ -341,7 +343,8 @@ def _row_weights(log_weight: ArrayLike | None, runs: int, number: int) -> Array:
     return weight / weight.sum(1, keepdims=True)
 
 
-def _runs(truth: ArrayLike, draws: ArrayLike) -> tuple[Array, Array]:
+def as_runs(truth: ArrayLike, draws: ArrayLike) -> tuple[Array, Array]:
+    """Truths (runs, d) and draws (runs, m, d) as arrays, or a `UsageError`."""
     true = _two_dimensional("truth", truth)
     drawn = np.asarray(draws, dtype=np.float64)
     if drawn.ndim != 3 or drawn.shape[0] != true.shape[0] or drawn.shape[2] != true.shape[1]:
@@ -363,7 +366,7 @@ def _two_dimensional(name: str, values: ArrayLike) -> Array:
     return array
 
 
-def _periods(periods: ArrayLike | None, d: int) -> Array:
+def as_periods(periods: ArrayLike | None, d: int) -> Array:
     """(d,) periods, infinite where a parameter is not periodic."""
     given = np.full(d, np.nan) if periods is None else np.asarray(periods, dtype=np.float64)
     if given.shape != (d,):
@@ -377,7 +380,8 @@ def _wrapped(values: Array, periods: Array) -> Array:
     return np.where(finite, values - turn * np.floor(values / turn), values)
 
 
-def _distance(a: Array, b: Array, scale: Array, periods: Array) -> Array:
+def distance(a: Array, b: Array, scale: Array, periods: Array) -> Array:
+    """(...) distances of points (..., d) in units of (d,) scales, the short way round circles."""
     difference = np.abs(a - b)
     finite = np.isfinite(periods)
     turn = np.where(finite, periods, 1.0)

@@ -19,8 +19,8 @@ from gensci.metrics.calibration import (
     expected_coverage,
     rank_curves,
     sbc_ranks,
-    tarp_coverage,
 )
+from gensci.metrics.calibration_average import REFERENCES, averaged_tarp
 
 Array = np.ndarray
 
@@ -34,7 +34,7 @@ class CalibrationReport:
         runs: number of data sets.
         ranks: tests of the ranks of each parameter.
         curves: distribution functions of the same ranks.
-        tarp: coverage of balls about random points.
+        tarp: coverage of balls about random points, the mean over `REFERENCES` of each run.
         expected: coverage of regions of highest density.
         shrinkage: (d,) median spread of the draws over the spread of the true parameters: 1 where
             the data tell nothing.
@@ -65,7 +65,7 @@ class CalibrationReport:
             "runs": self.runs,
             "failed": self.failed,
             "calibrated": self.calibrated(),
-            "tarp": _curve(self.tarp),
+            "tarp": {**_curve(self.tarp), "references": REFERENCES},
             "expected_coverage": _curve(self.expected),
             "sbc": {
                 "pvalue": self.ranks.pvalue,
@@ -137,7 +137,7 @@ def calibration_report(
         runs=len(true),
         ranks=check_ranks(ranks),
         curves=tuple(rank_curves(ranks)),
-        tarp=tarp_coverage(true, drawn, generator, periods=periods),
+        tarp=averaged_tarp(true, drawn, generator, periods=periods),
         expected=expected_coverage(truth_log_prob, draws_log_prob, generator),
         shrinkage=np.median(sd, 0) / np.where(true.std(0) > 0, true.std(0), 1.0),
         bias=miss.mean(0) / np.sqrt((miss**2).mean(0)) * math.sqrt(len(true)),

@@ -124,8 +124,12 @@ def test_coverage_is_drawn_as_given_and_as_difference(figure):
     whole, difference = made.axes
     np.testing.assert_allclose(whole.lines[-1].get_ydata(), level**2)
     np.testing.assert_allclose(difference.lines[-1].get_ydata(), level**2 - level)
-    labels = [text.get_text() for text in whole.get_legend().get_texts()]
+    (legend,) = made.legends
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["95 % band, 50 runs", "narrow"]
+    # it lies below the panels and covers no curve
+    top = legend.get_window_extent().y1
+    assert all(top < axes.get_tightbbox().y0 for axes in made.axes)
 
 
 def test_rank_histograms_count_the_runs_and_fit_the_picture(figure):
