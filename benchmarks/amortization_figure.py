@@ -48,6 +48,8 @@ def _panel(axes: Axes, name: str, races: list[dict[str, Any]]) -> None:
             label=TITLES.get(entry["label"], entry["label"]),
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_ylim(bottom=0)
     axes.set_title(name, fontsize=10)
     axes.set_xlabel("processor seconds, one thread")

@@ -32,8 +32,9 @@ from gensci.core.errors import GensciError, UsageError
 from gensci.core.registry import SAMPLERS
 from gensci.data.exclusions import published_splits
 from gensci.io.atomic import write_json
-from gensci.metrics.references import EnsembleError, load_reference_ensemble
+from gensci.metrics.references import load_reference_ensemble
 
+ENSEMBLES = Path(__file__).parent / "references" / "ensembles"
 KEPT = Path(__file__).parents[1] / "results" / "bench_peptides"
 FORMAT = 1
 LENGTHS = (2, 4, 8)
@@ -100,12 +101,8 @@ def judge_of(name: str) -> judging.Judge | None:
     Raises:
         EnsembleError: it is there but damaged.
     """
-    try:
-        return judging.Judge(load_reference_ensemble(name))
-    except EnsembleError as error:
-        if "there is no" in error.problem:
-            return None
-        raise
+    path = ENSEMBLES / f"{name}.npz"
+    return judging.Judge(load_reference_ensemble(path)) if path.is_file() else None
 
 
 def measure(name: str, ready: Any, arguments: argparse.Namespace) -> dict[str, Any]:
