@@ -93,6 +93,11 @@ def peptide_folders(root: Path) -> list[str]:
     return names
 
 
+def split_roots(roots: str) -> list[Path]:
+    """Folders of a text with commas between."""
+    return [Path(part.strip()) for part in roots.split(",") if part.strip()]
+
+
 def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor, float]:
     """Frames of a simulation folder, evenly thinned to ``limit``.
 
@@ -164,10 +169,11 @@ class GroupedFrames(Dataset):
     """Batch ``i`` as a list of groups, drawn from its own random stream.
 
     Args:
-        groups: the peptides; each is drawn equally often, whatever its number of frames.
+        groups: the peptides; how often each is drawn does not depend on its number of frames.
         batches: how many batches an epoch has.
         groups_per_batch, frames_per_group: peptides in a batch and frames of each.
         seed: of the draws, with ``epoch``, which the training module sets.
+        size_power: peptides are drawn in proportion to this power of their number of atoms.
     """
 
     def __init__(
@@ -177,17 +183,21 @@ class GroupedFrames(Dataset):
         groups_per_batch: int,
         frames_per_group: int,
         seed: int,
+        size_power: float = 0.0,
     ):
         self.groups, self.batches = groups, batches
         self.groups_per_batch, self.frames_per_group = groups_per_batch, frames_per_group
         self.seed, self.epoch = seed, 0
+        atoms = torch.tensor([group.positions.shape[1] for group in groups], dtype=torch.float64)
+        self.share = atoms**size_power
 
     def __len__(self) -> int:
         return self.batches
 
     def __getitem__(self, index: int) -> list[Group]:
         generator = stream(self.seed, "batch", self.epoch, index)
-        chosen = torch.randperm(len(self.groups), generator=generator)[: self.groups_per_batch]
+        count = min(self.groups_per_batch, len(self.groups))
+        chosen = torch.multinomial(self.share, count, generator=generator)
         return [self._draw(self.groups[int(k)], generator) for k in chosen]
 
     def _draw(self, group: Group, generator: torch.Generator) -> Group:
@@ -199,14 +209,15 @@ class PeptideData(pl.LightningDataModule):
     """Training and validation frames of simulated peptides.
 
     Args:
-        root: folder with one sub-folder a training peptide.
+        root: folder with one sub-folder a training peptide, or several with commas.
         validation_root: the same for peptides that training must not see; None reuses the last
             tenth of the training frames.
         exclude: JSON file with lists of sequences that may not be trained on, or the sequences with
             commas; a training folder of that name is an error.
         include_published: train on published validation and test sequences too, which otherwise is
             an error.
-        groups_per_batch, frames_per_group, batches_per_epoch, seed: see ``GroupedFrames``.
+        groups_per_batch, frames_per_group, batches_per_epoch, seed, size_power: see
+            ``GroupedFrames``.
         max_frames: frames kept of each peptide (evenly thinned), None for all.
     """
 
@@ -221,11 +232,15 @@ class PeptideData(pl.LightningDataModule):
         batches_per_epoch: int = 500,
         max_frames: int | None = None,
         seed: int = 0,
+        size_power: float = 0.0,
     ):
         super().__init__()
         self.save_hyperparameters()
 
-    def _groups(self, root: Path) -> list[Group]:
+    def _groups(self, roots: str) -> list[Group]:
+        return [group for root in split_roots(roots) for group in self._groups_of(root)]
+
+    def _groups_of(self, root: Path) -> list[Group]:
         encoder = self.trainer.lightning_module.network.encode
         limit = self.hparams.max_frames
         groups = []
@@ -238,15 +253,14 @@ class PeptideData(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the frames; Lightning calls it once in each process."""
         h = self.hparams
-        root = Path(h.root)
         # before the frames are read, and before encodings are written beside them
         refuse_excluded(
-            peptide_folders(root),
+            [name for root in split_roots(h.root) for name in peptide_folders(root)],
             h.exclude,
             "--data.exclude",
             published=not h.include_published,
         )
-        train = self._groups(root)
+        train = self._groups(h.root)
         self.names = [group.name for group in train]
         if h.validation_root is None:
             tail = [max(1, len(g.positions) // 10) for g in train]
@@ -254,9 +268,14 @@ class PeptideData(pl.LightningDataModule):
             validation = [g.rows(slice(-k, None)) for g, k in pairs]
             train = [g.rows(slice(None, -k)) for g, k in pairs]
         else:
-            validation = self._groups(Path(h.validation_root))
+            validation = self._groups(h.validation_root)
         self.train_set = GroupedFrames(
-            train, h.batches_per_epoch, h.groups_per_batch, h.frames_per_group, h.seed
+            train,
+            h.batches_per_epoch,
+            h.groups_per_batch,
+            h.frames_per_group,
+            h.seed,
+            h.size_power,
         )
         self.validation_set = [
             [g.rows(torch.linspace(0, len(g.positions) - 1, VALIDATION_FRAMES).long())]

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
-from gensci.models.checkpoint import refuse_other_weights, save_checkpoint
+from gensci.models.checkpoint import load_network, refuse_other_weights, save_checkpoint
 
 OWN_STEPS = 4  # drawing takes many small operations, so it is done for several steps at once
 
@@ -62,6 +62,8 @@ class PeptideFlow(pl.LightningModule):
             are large and likelihood alone is the better guide.
         ema_decay: of the averaged weights, per step.
         seed: of the augmentation.
+        start_from: checkpoint whose weights the training starts from; see ``take_weights``.
+        fuse: compile the network's costly parts where it can (``InternalFlow.fuse``).
     """
 
     def __init__(
@@ -79,9 +81,13 @@ class PeptideFlow(pl.LightningModule):
         energy_after: int = 0,
         seed: int = 0,
         schedule: Literal["linear", "cosine"] = "linear",
+        start_from: str | None = None,
+        fuse: bool = False,
     ):
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
+        if start_from is not None:
+            take_weights(network, start_from)
         self.network = network
         self.average = AveragedModel(
             network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
@@ -150,6 +156,11 @@ class PeptideFlow(pl.LightningModule):
             "the training to go on with is of another network",
             "give the settings of that training, or --ckpt_path null to begin anew",
         )
+
+    def on_fit_start(self) -> None:
+        """Compile the network's costly parts where asked."""
+        if self.hparams.fuse and hasattr(self.network, "fuse"):
+            self.network.fuse()
 
     def on_train_start(self) -> None:
         """Note where a resumed training stands."""
@@ -240,6 +251,30 @@ def dispersion(residual: Tensor, clip: float) -> Tensor:
     """Variance of residuals (frames,) about their median, growing linearly beyond ``clip``."""
     centred = residual - residual.detach().median()
     return clipped_square(centred, clip).mean() - centred.clamp(-clip, clip).mean().square()
+
+
+def take_weights(network: nn.Module, checkpoint: str) -> None:
+    """Give a network the weights of a checkpoint, which may have fewer layers.
+
+    Args:
+        network: of the same class and sizes but for the number of layers.
+        checkpoint: name of a shipped checkpoint or a folder.
+
+    Raises:
+        CheckpointError: absent, or of another network; the first weight that differs is named.
+    """
+    earlier, _ = load_network(checkpoint)
+    more = getattr(network, "settings", {}).get("num_layers", 0)
+    more -= getattr(earlier, "settings", {}).get("num_layers", 0)
+    if more > 0 and hasattr(earlier, "add_layers"):
+        earlier.add_layers(more)
+    refuse_other_weights(
+        earlier.state_dict(),
+        network.state_dict(),
+        f"checkpoint {checkpoint} is of another network",
+        "give the network its settings (more layers are allowed), or leave --model.start_from out",
+    )
+    network.load_state_dict(earlier.state_dict())
 
 
 class ExportWeights(pl.Callback):

@@ -12,6 +12,9 @@ Tan et al. 2025, arXiv 2508.18175 (transferable autoregressive flows in Cartesia
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -34,12 +37,21 @@ from .mixtures import mixture_normal_log_prob, mixture_von_mises_log_prob
 from .rotations import uniform_rotations
 from .steric import steric_features
 from .zmatrix import (
+    Frames,
     InternalCoordinates,
     frames,
     internal_coordinates,
     log_volume,
     zmatrix_frames,
 )
+
+
+class Fused(NamedTuple):
+    """Compiled parts of a flow, each with the arguments of the part itself."""
+
+    pair_channels: Callable[..., Tensor]
+    steric: Callable[..., Tensor]
+    blocks: list[Callable[..., Tensor]]
 
 
 class Block(nn.Module):
@@ -139,8 +151,34 @@ class InternalFlow(nn.Module):
         )
         self.norm = nn.LayerNorm(channels)
         self.heads = Heads(channels, torsion_components, stiff_components)
+        self._fused: Fused | None = None
 
     encode = staticmethod(encode_internal)
+
+    def fuse(self) -> None:
+        """Compile the parts where a training step spends its time: many small operations.
+
+        It takes a minute or two, needs a C++ compiler on a CPU, and pays in long trainings only.
+        What the parts compute stays the same but for rounding.
+        """
+        compiled = partial(torch.compile, dynamic=True)
+        self._fused = Fused(
+            compiled(self._pair_channels),
+            compiled(steric_features),
+            [compiled(block.forward) for block in self.blocks],
+        )
+
+    def add_layers(self, blocks: int) -> None:
+        """Append blocks that change nothing yet, so that a trained flow can be made deeper."""
+        first = self.blocks[0]
+        channels, pair_channels = self.settings["channels"], self.settings["pair_channels"]
+        for _ in range(blocks):
+            block = Block(channels, first.num_heads, pair_channels).to(first.out.weight)
+            for last in (block.out, block.mlp[-1]):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+            self.blocks.append(block)
+        self.settings["num_layers"] = len(self.blocks)
 
     @staticmethod
     def tempered(cond: Tensors, ratio: float) -> Tensors:
@@ -161,6 +199,12 @@ class InternalFlow(nn.Module):
         seen = self.geometry(seen) * framed[:, None, None]
         return nn.functional.silu(self.pair(nn.functional.silu(seen + self.hops(hops))))
 
+    def _pair_channels(self, x: Tensor, frame: Frames, hops: Tensor, framed: Tensor) -> Tensor:
+        """Pair channels (batch, Q, K, P) of atoms x (batch, K, 3) seen from frames (batch, Q)."""
+        with full_precision(x):
+            seen = pair_features(x, frame)
+        return self.pairs(seen, hops, framed)
+
     def first_hidden(
         self, identity: Tensor, features: Tensor, cond: Tensors, atoms: slice
     ) -> Tensor:
@@ -176,12 +220,15 @@ class InternalFlow(nn.Module):
         index = torch.arange(num_atoms, device=x.device)
         mask = index[:, None] > index
         with full_precision(x):
-            seen = pair_features(x, zmatrix_frames(x, zmatrix_of(cond)))
-        pair = self.pairs(seen, cond["hops"], (index > 2).to(x.dtype))
+            frame = zmatrix_frames(x, zmatrix_of(cond))
+        parts = self._fused
+        pair_channels = parts.pair_channels if parts else self._pair_channels
+        pair = pair_channels(x, frame, cond["hops"], (index > 2).to(x.dtype))
         # Atom 0 is its own (unknown) reference: its features are zero by construction.
         h = self.first_hidden(self.identities(cond), features, cond, every)
-        for block in self.blocks:
-            h = block(h, *block.keys_values(h, features), pair, mask)
+        updates = parts.blocks if parts else self.blocks
+        for block, update in zip(self.blocks, updates, strict=True):
+            h = update(h, *block.keys_values(h, features), pair, mask)
         return self.norm(h)
 
     def _torsion_term(self, x: Tensor, ic: InternalCoordinates, h: Tensor, cond: Tensors) -> Tensor:
@@ -197,7 +244,8 @@ class InternalFlow(nn.Module):
                 p, g, s = (x[:, cond[key][rows]] for key in ("parent", "grand", "side"))
                 with full_precision(x):
                     placed = rows[:, None] > index
-                    steric = steric_features(x, frames(p, g, s), g, cond, rows, placed)
+                    look = self._fused.steric if self._fused else steric_features
+                    steric = look(x, frames(p, g, s), g, cond, rows, placed)
             given = self.heads.torsion_given(h[:, rows], steric, cond, rows)
             total = total + mixture_von_mises_log_prob(ic.torsion[:, rows], *given).sum(-1)
         return total

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from gensci.__main__ import main
 from gensci.commands.train import config_names, config_path
-from gensci.core.errors import UsageError
+from gensci.core.errors import CheckpointError, UsageError
 from gensci.models.checkpoint import load_checkpoint
 from gensci.models.peptide_flow import dispersion, one_cycle
 from gensci.models.proposal import load_proposal
@@ -21,6 +21,7 @@ from gensci.sims.peptide import build_peptide
 
 SMALL = {
     "peptide-internal": ["channels=16", "num_layers=1", "num_heads=2", "pair_channels=4"],
+    "peptide": ["channels=128", "num_layers=4", "num_heads=4", "pair_channels=32"],
     "peptide-flow": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
     "prose-288m": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
 }
@@ -31,6 +32,7 @@ PARAMETERS = {
     "no-transition": 288_117_560 - 64 * (15 * 384**2 + 4 * 384),  # its matrices, norm and gate
     "tarflow": 115_689_272,  # counted in the official network
 }
+SIZES = (("small", 10), ("large", 20))
 MORE = {"prose-288m": ["--trainer.accumulate_grad_batches", "2"]}
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING]
 
@@ -87,7 +89,8 @@ def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch
     proposal = load_proposal(str(folder), build_peptide("GA"), "cpu")
     x, log_q = proposal.sample_and_log_prob(6, torch.Generator().manual_seed(0))
     torch.testing.assert_close(proposal.log_prob(x), log_q, rtol=1e-4, atol=1e-2)
-    assert proposal.trained_range == ((2, 8) if config == "prose-288m" else (2, 2))
+    longest = {"prose-288m": 8, "peptide": 4}.get(config, 2)
+    assert proposal.trained_range == (2, longest)
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(200, 10), (500, 25), (40, 2)])
@@ -122,6 +125,31 @@ def test_the_published_network_is_one_configuration_and_its_ablations_one_settin
     assert count == PARAMETERS[variant]
 
 
+def test_training_starts_from_a_shipped_flow_with_one_more_layer():
+    from gensci.models.checkpoint import load_network
+    from gensci.models.peptide_flow import take_weights
+    from gensci.nn.internal import InternalFlow
+
+    shipped, _ = load_network("peptide-small")
+    deeper = InternalFlow(**shipped.settings | {"num_layers": 4})
+    take_weights(deeper, "peptide-small")
+    cond = shipped.encode(build_peptide("GA"))
+    x, _ = shipped.sample_and_log_prob(4, cond, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(deeper.log_prob(x, cond), shipped.log_prob(x, cond))
+    other = InternalFlow(**shipped.settings | {"channels": 64})
+    with pytest.raises(CheckpointError, match=r"'blocks.0.key_value.bias' is \(256,\), expected \(128,\)"):
+        take_weights(other, "peptide-small")
+
+
+def test_larger_peptides_are_drawn_more_often():
+    from gensci.data.peptides import Group, GroupedFrames
+
+    groups = [Group(n, torch.zeros(2, a, 3), torch.zeros(2), {}, 310.0) for n, a in SIZES]
+    drawn = [GroupedFrames(groups, 3000, 1, 1, 0, 2.0)[i][0].name for i in range(3000)]
+    share = drawn.count("large") / 3000
+    assert share == pytest.approx(0.8, abs=0.03)  # (20 / 10) ** 2 to one
+
+
 def test_dispersion_is_the_variance_until_clipped():
     residual = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
     torch.testing.assert_close(dispersion(residual, 100.0), residual.var(correction=0))
@@ -132,7 +160,8 @@ def test_dispersion_is_the_variance_until_clipped():
 
 
 def test_every_shipped_configuration_is_tested():
-    assert config_names() == sorted([*SMALL, *STRUCTURES])
+    flow_matching = "peptide-ecnf"  # in test_ecnf_training.py
+    assert config_names() == sorted([*SMALL, flow_matching, *STRUCTURES])
 
 
 def test_going_on_with_another_network_is_refused_by_its_first_differing_key(

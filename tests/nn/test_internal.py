@@ -180,3 +180,33 @@ def test_unknown_atoms_are_refused_by_name():
 
     with pytest.raises(ValueError, match="atom name 'XX'"):
         InternalFlow.encode(Renamed())
+
+
+def test_a_deeper_flow_is_the_same_flow_until_it_is_trained():
+    network, cond = small_flow(), conditioning("AA")
+    x, _ = network.sample_and_log_prob(4, cond, torch.Generator().manual_seed(0))
+    before = network.log_prob(x, cond)
+    network.add_layers(2)
+    assert network.settings["num_layers"] == len(network.blocks)
+    assert torch.equal(network.log_prob(x, cond), before)
+    twin = InternalFlow(**network.settings).double()
+    twin.load_state_dict(network.state_dict())
+    assert torch.equal(twin.log_prob(x, cond), before)
+    network.log_prob(x, cond).sum().backward()
+    assert network.blocks[-1].out.weight.grad.abs().max() > 0
+
+
+@pytest.mark.slow  # a minute of compiling
+def test_compiled_parts_give_the_same_density_and_gradients():
+    network, cond = small_flow(), conditioning("PW")
+    x, _ = network.sample_and_log_prob(4, cond, torch.Generator().manual_seed(0))
+    plain = network.log_prob(x, cond)
+    plain.sum().backward()
+    slopes = {k: v.grad.clone() for k, v in network.named_parameters()}
+    network.zero_grad()
+    network.fuse()
+    fused = network.log_prob(x, cond)
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-3)
+    fused.sum().backward()
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(value.grad, slopes[name], rtol=1e-3, atol=1e-3)
