@@ -137,7 +137,9 @@ def test_training_starts_from_a_shipped_flow_with_one_more_layer():
     x, _ = shipped.sample_and_log_prob(4, cond, torch.Generator().manual_seed(0))
     torch.testing.assert_close(deeper.log_prob(x, cond), shipped.log_prob(x, cond))
     other = InternalFlow(**shipped.settings | {"channels": 64})
-    with pytest.raises(CheckpointError, match=r"'blocks.0.key_value.bias' is \(256,\), expected \(128,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"'blocks.0.key_value.bias' is \(256,\), expected \(128,\)"
+    ):
         take_weights(other, "peptide-small")
 
 
