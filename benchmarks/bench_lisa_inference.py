@@ -6,6 +6,7 @@ importance efficiency and k-hat; counts of calls and times. References are made 
 `bench_lisa_reference.py`. An inference goes on where an earlier one was stopped.
 
     python benchmarks/bench_lisa_inference.py loud faint moderate --work /tmp/lisa
+    python benchmarks/bench_lisa_inference.py loud --seed 3      # written beside that of seed 1
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def main() -> None:
     record = json.loads(path.read_text()) if path.exists() else {"problems": {}}
     record["environment"] = environment(1)
     for name in chosen.problems:
-        record["problems"][name] = one(name, chosen.work, chosen.seed, chosen.checkpoint)
+        entry = name if chosen.seed == 1 else f"{name}, seed {chosen.seed}"
+        record["problems"][entry] = one(name, chosen.work, chosen.seed, chosen.checkpoint)
         write_results("lisa-inference", record)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from gensci.core.priors import Prior
 from gensci.core.random import stream
+from gensci.loops.lisa_inference import LEARNED_NOISE
 from gensci.loops.many_posteriors import RowLikelihood
 from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood
 from gensci.systems.lisa_cut import CutSplines
@@ -171,14 +172,15 @@ class Arena:
 
 
 def candidates(
-    arena: Arena, waveforms: int, steps: int, seed: int, work: Path
+    arena: Arena, names: Sequence[str], waveforms: int, steps: int, seed: int, work: Path
 ) -> Iterator[Candidate]:
-    """Train the likelihoods of one problem on the same waveforms, or read them from `work`."""
+    """Train the named likelihoods of one problem on the same waveforms, or read them from `work`.
+
+    The noise is learned as `gensci infer` learns it, where `steps` is not cut short for a look.
+    """
     theta = arena.prior.sample(waveforms, stream(seed, "training"))
     mean = LikelihoodSettings(kind="gaussian", steps=steps, batch=250)
-    noise = LikelihoodSettings(
-        kind="mixture", hidden=192, bins=4, steps=2 * steps, batch=250, patience=60
-    )
+    noise = replace(LEARNED_NOISE, steps=2 * steps, noise_steps=2 * steps)
     plain = arena.bins.signal(theta)
     table: list[tuple[str, str, Tensor, Any, LikelihoodSettings]] = [
         ("neural", "mean and noise learned from simulations",
@@ -191,6 +193,8 @@ def candidates(
              arena.signal(theta), arena.white, mean)
         )  # fmt: skip
     for name, words, signals, noise_draws, settings in table:
+        if name not in names:
+            continue
         folder = work / f"{arena.problem.name}-{name.replace(', ', '-').replace(' ', '-')}"
         if not _trained_so(folder, settings):
             cpu = time.process_time()
