@@ -147,7 +147,8 @@ def settings_of(name: str, ready: Any, arguments: argparse.Namespace) -> dict[st
     judge = judge_of(name)
     return {
         "format": FORMAT,
-        "system": ready.settings,
+        # the hash of the weights stands for the checkpoint, wherever it lies
+        "system": {key: ready.settings[key] for key in ready.settings if key != "checkpoint"},
         "sampler": arguments.sampler,
         "num_samples": arguments.num_samples,
         "seed": arguments.seed,
@@ -184,7 +185,7 @@ def run_all(names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
                 print(f"warning: {warning}", flush=True)
         print(f"{line(name, row)}  {number} of {len(names)}", flush=True)
     return {
-        "model": ready.settings["checkpoint"],
+        "model": Path(ready.settings["checkpoint"]).name,
         "checkpoint_sha256": ready.settings["checkpoint_sha256"],
         "extrapolation": bool(ready.warnings),
         "sampler": arguments.sampler,

@@ -196,3 +196,31 @@ def test_no_weight_at_all_is_a_result(bench, arguments, monkeypatch):
     row = bench.measure("AA", ready, arguments)
     assert row["ess"] == row["ess_published"] == 0.0 and row["evaluations"] == 40
     assert "no sample with any weight" in row["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (
+            "tarflow-peptide",
+            {"channels": 16, "num_blocks": 2, "layers_per_block": 1, "head_dim": 8},
+        ),
+        ("ecnf", {"channels": 8, "num_steps": 2}),
+    ],
+)
+def test_every_network_with_a_density_is_measured(bench, arguments, tmp_path, kind, settings):
+    from gensci.core.registry import MODELS
+    from gensci.models.checkpoint import save_checkpoint
+
+    if kind not in MODELS:
+        pytest.skip(f"this version has no {kind}")
+    torch.manual_seed(0)
+    state = MODELS.get(kind)(**settings).state_dict()
+    arguments.model = str(
+        save_checkpoint(tmp_path / "new", state, {"class": kind, "settings": settings})
+    )
+    arguments.num_samples = 8
+    row, ready = bench.kept_or_measured("AA", arguments)
+    assert ready.settings["checkpoint"].endswith("new") and row["evaluations"] == 8
+    # nothing is trained: either no draw is of the right handedness, or one takes all the weight
+    assert ("no sample with any weight" in row["error"]) if "error" in row else row["ess"] < 0.5
