@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "gensci.commands.evaluate:evaluate",
         "measures of crystals and molecules, with their protocol",
     ),
+    "finetune": ("gensci.commands.finetune:run_finetune", "adapt a flow of peptides to one system"),
     "train": ("gensci.commands.train:train", "train a model (Lightning command line)"),
     "data prepare": ("gensci.commands.data:prepare", "crystals and molecules to train on"),
     "data pair": ("gensci.commands.pair:pair", "known structures as templates of training rows"),

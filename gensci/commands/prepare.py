@@ -112,6 +112,9 @@ def _prepare_peptide(
         )
     length = parse_peptide(choice.text).num_residues
     warnings = check_range(choice, length, meta.get("trained_residues"), allow_extrapolation)
+    if meta.get("finetuned_for", choice.spelled) != choice.spelled:
+        told = f"the checkpoint was finetuned for {meta['finetuned_for']}; others may fit worse"
+        warnings = (*warnings, told)
     chosen = peptide_settings(settings)
     drawing = PeptideDrawing.read(proposal_settings, chosen["temperature"])
     if config.get("class") in MODELS:
