@@ -26,6 +26,7 @@ from gensci.io.posterior_summary import Labels, weighted_quantile
 Array = np.ndarray
 
 LEGEND_COLUMNS = 3
+SEEN = 0.01
 
 
 class Curve(Protocol):
@@ -45,7 +46,8 @@ def coverage_plot(
 
     Args:
         path: of the PNG.
-        curves: by name; the band is that of the first.
+        curves: by name; the band is that of the first, the edges of others are dotted lines where
+            they are not the same.
         title: above the picture.
         kind: label of the vertical axis.
     """
@@ -62,6 +64,9 @@ def coverage_plot(
             own = curve.level if axes is difference else 0.0
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(curve.level, curve.coverage - own, color=colour, lw=1.6, label=name)
+            if axes is difference and _other_band(curve, first):
+                for edge in (curve.low, curve.high):
+                    axes.plot(curve.level, edge - own, color=colour, lw=1, ls=":")
         axes.set_xlabel("credibility level")
         axes.set_xlim(0, 1)
         tidy(axes)
@@ -71,11 +76,20 @@ def coverage_plot(
     difference.set_ylabel(f"{kind} − level")
     # below both panels, where it covers no curve
     handles, names = whole.get_legend_handles_labels()
+    dotted = [line for line in difference.lines if line.get_linestyle() == ":"]
+    if dotted:
+        handles, names = [*handles, dotted[0]], [*names, "edges of a curve's own band"]
     figure.legend(
         handles, names, frameon=False, fontsize=9, loc="outside lower center", ncols=LEGEND_COLUMNS
     )
     figure.suptitle(title, fontsize=12)
     save_figure(figure, path)
+
+
+def _other_band(curve: Curve, first: Curve) -> bool:
+    """Whether a picture shows the difference of two bands."""
+    pairs = ((curve.low, first.low), (curve.high, first.high))
+    return any(np.abs(a - b).max() > SEEN for a, b in pairs)
 
 
 def rank_plot(path: Path, ranks: Array, parameters: Sequence[str], *, title: str = "") -> None:

@@ -132,6 +132,16 @@ def test_coverage_is_drawn_as_given_and_as_difference(figure):
     assert all(top < axes.get_tightbbox().y0 for axes in made.axes)
 
 
+def test_a_curve_with_a_band_of_its_own_shows_it(figure):
+    level = np.linspace(0, 1, 11)
+    one, same = (Curve(level, level, level - 0.1, level + 0.1, 50) for _ in range(2))
+    wide = Curve(level, level**2, level - 0.3, level + 0.2, 50)
+    made = figure(posterior_plots.coverage_plot, {"a": one, "b": same, "c": wide})
+    dotted = [line for line in made.axes[1].lines if line.get_linestyle() == ":"]
+    np.testing.assert_allclose([line.get_ydata()[1] for line in dotted], [-0.3, 0.2], atol=1e-12)
+    assert [text.get_text() for text in made.legends[0].get_texts()][-1].startswith("edges")
+
+
 def test_rank_histograms_count_the_runs_and_fit_the_picture(figure):
     rng = np.random.default_rng(3)
     ranks = np.column_stack([rng.random(200), rng.beta(0.3, 0.3, 200), rng.random(200)])
