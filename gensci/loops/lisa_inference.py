@@ -59,8 +59,8 @@ SUMMARIES = ("bins", "score")
 NODES, FEWER_NODES = 64, 40
 KNOWN_NOISE = LikelihoodSettings(kind="gaussian", degree=3, steps=600, batch=256)
 LEARNED_NOISE = LikelihoodSettings(
-    kind="mixture", degree=3, hidden=128, bins=4, steps=3000, batch=250, patience=40,
-    noise_steps=10_000,
+    kind="mixture", degree=3, hidden=192, bins=4, steps=3000, batch=250, patience=60,
+    noise_steps=12_000,
 )  # fmt: skip
 ROUNDS = LoopSettings(
     rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=2.0,
@@ -118,8 +118,10 @@ def usual_settings(problem: Problem) -> LisaSettings:
     likelihood corrects the draws. The noise is learned once, and at length: its draws are free.
     """
     if _noise(problem) is None:
-        return LisaSettings()
-    return LisaSettings(nodes=FEWER_NODES, loop=LARGER_ROUNDS, tempering=LONG)
+        return LisaSettings(likelihood=KNOWN_NOISE)
+    return LisaSettings(
+        nodes=FEWER_NODES, loop=LARGER_ROUNDS, likelihood=LEARNED_NOISE, tempering=LONG
+    )
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,36 @@ def test_in_other_noise_the_surrogate_is_the_result(name, summary, dim):
     assert torch.equal(result.posterior.x["theta"], result.surrogate_posterior.x["theta"])
 
 
+def test_the_network_of_the_noise_is_kept_from_round_to_round():
+    problem, store = load_problem("glitch"), Searched(load_problem("glitch"))
+    few = replace(
+        SMALL, nodes=12,
+        loop=LoopSettings(rounds=2, simulations=100, draws=80, num_samples=80),
+        likelihood=LikelihoodSettings(
+            kind="mixture", hidden=16, bins=2, degree=1, steps=40, noise_steps=80
+        ),
+        tempering=Tempering(num_walkers=40, num_temperatures=2, warmup=20, thinning=2),
+    )  # fmt: skip
+    result = infer_lisa(problem, make_observation(problem), few, store, seed=1)
+    first, second = (store.load_state(f"surrogate-{number:04d}") for number in (0, 1))
+    names = [name for name in first if ".flow." in name]
+    assert names and all(torch.equal(first[name], second[name]) for name in names)
+    trained, kept = (record.training["layers"][0] for record in result.records)
+    assert trained["steps"] == 80 and kept == trained | {"kept": True}
+    (
+        store.drop_state("posterior"),
+        store.drop_state("round-0001"),
+        store.drop_state("surrogate-0001"),
+    )
+    again = infer_lisa(problem, make_observation(problem), few, store, seed=1)
+    assert torch.equal(again.posterior.x["theta"], result.posterior.x["theta"])
+
+
 def test_noise_that_is_learned_has_usual_settings_of_its_own():
     plain, fit = usual_settings(load_problem("loud")), usual_settings(load_problem("glitch"))
-    assert plain == LisaSettings() and fit.nodes < plain.nodes
+    assert replace(plain, likelihood=None) == LisaSettings() and fit.nodes < plain.nodes
+    assert plain.likelihood.kind == "gaussian" and fit.likelihood.kind == "mixture"
+    assert fit.likelihood.noise_steps > fit.likelihood.steps
     assert fit.tempering.warmup > plain.tempering.warmup
     assert fit.loop.sizes[0] > plain.loop.sizes[0]
 
