@@ -7,7 +7,7 @@ from typing import Any
 
 def run_finetune(
     system: str,
-    checkpoint: str = "peptide-small",
+    checkpoint: str | None = None,
     out: str | None = None,
     rounds: int = 4,
     draws: int = 4000,
@@ -33,7 +33,8 @@ def run_finetune(
 
     Args:
         system: AAAA, Ace-A-Nme or peptide:AA.
-        checkpoint: name or folder of the flow to begin with; it must tell its density.
+        checkpoint: name or folder of the flow to begin with, which must tell its density; by
+            default that of `gensci sample`.
         out: folder of the run and of the new checkpoint, by default runs/NAME.
         rounds: how often the flow draws, is weighed and learns.
         draws: of each round; one energy each.

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Order:
 
     Attributes:
         system: Text of `--system`.
-        checkpoint: Name or folder of the flow to begin with.
+        checkpoint: Name or folder of the flow to begin with; None for that of the system's family.
         sizes: Of `FinetuneSettings`, the plain ones.
         seed: None for one that varies, or that of the run to be continued.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
@@ -59,7 +59,7 @@ class Order:
     """
 
     system: str
-    checkpoint: str = "peptide-small"
+    checkpoint: str | None = None
     sizes: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     device: str = "auto"
@@ -111,6 +111,9 @@ def finetune_into(out: str | None, order: Order, say: Say = print) -> Path:
             f"--system {choice.spelled}: only flows of peptides are finetuned",
             "give a peptide, for example peptide:AA",
         )
+    order = replace(
+        order, checkpoint=order.checkpoint or SYSTEMS.metadata(choice.family)["checkpoint"]
+    )
     path = Path(out) if out else Path("runs", choice.folder)
     earlier = read_record(path, COMMAND)
     prepared = _prepare(choice, order)
