@@ -27,7 +27,12 @@ class FlowProposal:
         network: the flow; ``cond`` what its ``encode`` returned for the peptide.
         checkpoint_hash: of the weights; ``trained_range`` (fewest, most) residues trained on.
         chunk: conformations drawn at once.
+
+    Attributes:
+        dear_slopes: that gradients of its density cost far more than forces of a force field.
     """
+
+    dear_slopes = True
 
     def __init__(
         self,

@@ -92,7 +92,8 @@ class Smc(Sampler):
             resampled after each change of temperature, and each becomes a chain of num_moves
             states more, all of which are particles.
         force: whose slope drives mala and hmc: that of the path, or of the target alone, which
-            spares a network's gradients. Both are exact.
+            spares a network's gradients. Both are exact. None for target where the proposal says
+            ``dear_slopes``, else path.
         num_leapfrog: leapfrog steps of an hmc move.
         target_acceptance: what the step size is adapted to; None for the best of the move.
         step_size: the first step size, in units of the local scale; None for the best of the move.
@@ -109,7 +110,7 @@ class Smc(Sampler):
     move: str = "hmc"
     num_moves: int = 3
     waste_free: bool = False
-    force: str = "path"
+    force: str | None = None
     num_leapfrog: int = 5
     target_acceptance: float | None = None
     step_size: float | None = None
@@ -132,7 +133,8 @@ class Smc(Sampler):
         RESAMPLERS.get(str(self.resampling))
         check_whole("num_moves", self.num_moves, 1)
         check_flag("waste_free", self.waste_free)
-        check_choice("force", self.force, FORCES)
+        if self.force is not None:
+            check_choice("force", self.force, FORCES)
         check_move_settings(self.move, self.num_leapfrog, self.target_acceptance, self.step_size)
 
     @property
@@ -274,8 +276,9 @@ class Smc(Sampler):
         )
 
     def _evaluator(self, state: Population, target: Density, proposal: Draws) -> PathDensity:
-        needs_grad = self.kernel.needs_grad
-        return PathDensity(target, proposal, state.temperature, needs_grad, self.force)
+        dear = getattr(proposal.subject, "dear_slopes", False)
+        force = self.force or ("target" if dear else "path")
+        return PathDensity(target, proposal, state.temperature, self.kernel.needs_grad, force)
 
     def _prepare_moves(self, state: Population, evaluate: PathDensity) -> Population:
         grad = evaluate.between(state.x).grad if self.kernel.needs_grad else {}

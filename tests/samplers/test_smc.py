@@ -68,20 +68,23 @@ def test_the_path_ends_at_exactly_one_and_moves_are_made_there(settings):
     assert len(samples) == 200
 
 
-@pytest.mark.parametrize("force", ["path", "target"])
-def test_the_targets_force_spares_the_slopes_of_the_proposal(force):
+@pytest.mark.parametrize("force", ["path", "target", None])
+@pytest.mark.parametrize("dear", [False, True])
+def test_the_targets_force_spares_the_slopes_of_the_proposal(force, dear):
     toy = ToySystem.parse("mixture")
     p = Counted(target("mixture"), True)
     q = Counted(toy.proposal(dtype=torch.float64), True)
+    q.dear_slopes = dear
     settings = {"force": force, "num_moves": 2, "num_leapfrog": 4, "schedule": "linear"}
     make_sampler("smc", {**settings, "num_steps": 3}).run(p, q, 50, seed=0)
     # two temperatures below one: a slope of each row, and four for each of two moves
     tempered = 2 * 50 * (1 + 2 * 4)
     assert p.slopes == tempered * 3 // 2
     assert p.values == 50
-    assert q.slopes == (tempered if force == "path" else 0)
+    path = force == "path" or (force is None and not dear)
+    assert q.slopes == (tempered if path else 0)
     # log q of the result, and else one value for each trajectory
-    assert q.values == 50 + (0 if force == "path" else 2 * 50 * 2)
+    assert q.values == 50 + (0 if path else 2 * 50 * 2)
 
 
 def test_waste_free_chains_cost_one_move_less_of_each_and_keep_every_state():
