@@ -38,7 +38,8 @@ ENSEMBLES = Path(__file__).parent / "references" / "ensembles"
 KEPT = Path(__file__).parents[1] / "results" / "bench_peptides"
 FORMAT = 1
 LENGTHS = (2, 4, 8)
-# Sequential Monte Carlo takes thousands of energies for each of its samples.
+# Sequential Monte Carlo takes some forty energies for a sample, more where the flow fits worse; the
+# table of a run tells how many (`evaluations`).
 USUAL_SAMPLES = {"importance": 10_000, "smc": 256}
 SHARD = 2000  # rows
 

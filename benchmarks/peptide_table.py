@@ -22,12 +22,13 @@ COLUMNS = (
     ("floor", "torus_floor", 6),
     ("slow-W2", "slow_modes_w2", 7),
     ("halves", "slow_modes_halves", 6),
+    ("energies", "evaluations", 8),
     ("per CPU s", "samples_per_cpu_second", 9),
 )
 SUMMARISED = (
     *("ess", "ess_published", "khat", "energy_w2", "energy_w2_published", "torus_w2"),
     *("torus_w2_published", "slow_modes_w2", "samples_per_cpu_second"),
-    *("energy_halves", "torus_halves", "torus_floor", "slow_modes_halves"),
+    *("evaluations", "energy_halves", "torus_halves", "torus_floor", "slow_modes_halves"),
 )
 NOTES = """\
 Columns without a star: all weights. Star: the rows of the largest 0.2 % of the weights are left
@@ -36,8 +37,8 @@ kT; T-W2 in radian, exact transport of at most {points} points on each side (pub
 which has a lower floor). halves: of the reference itself; floor: of equally many independent points
 of one ensemble. slow-W2: in the plane of the two slowest modes of the reference's replica-exchange
 ladders, in standard deviations; NOT comparable with the published TICA-W2 (see
-gensci/metrics/slow_modes.py). per CPU s: draws with their weights for each second of processor
-time. Where no draw had any weight the effective size counts as 0, and the distances are blank."""
+gensci/metrics/slow_modes.py). energies: how often one was evaluated. per CPU s: draws with their weights for each
+second of processor time. Where no draw had any weight the effective size counts as 0, and the distances are blank."""
 
 
 def published_rows(length: int) -> list[dict[str, Any]]:
@@ -60,6 +61,8 @@ def cell(value: float | None, width: int) -> str:
     """A number that fits its column; blank where there is none."""
     if value is None:
         return " " * width
+    if isinstance(value, int):
+        return f"{value:{width}d}"
     if abs(value) >= 1e4:
         return f"{value:{width}.0e}"
     digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3

@@ -135,7 +135,14 @@ def test_summary_and_table_leave_blank_what_is_not_known(table):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "      "), (0.1234, " 0.123"), (12.345, " 12.35"), (345.67, " 345.7"), (2e9, " 2e+09")],
+    [
+        (None, "      "),
+        (0.1234, " 0.123"),
+        (12.345, " 12.35"),
+        (345.67, " 345.7"),
+        (2e9, " 2e+09"),
+        (10000, " 10000"),
+    ],
 )
 def test_cells_have_their_width(table, value, text):
     assert table.cell(value, 6) == text
