@@ -37,8 +37,9 @@ kT; T-W2 in radian, exact transport of at most {points} points on each side (pub
 which has a lower floor). halves: of the reference itself; floor: of equally many independent points
 of one ensemble. slow-W2: in the plane of the two slowest modes of the reference's replica-exchange
 ladders, in standard deviations; NOT comparable with the published TICA-W2 (see
-gensci/metrics/slow_modes.py). energies: how often one was evaluated. per CPU s: draws with their weights for each
-second of processor time. Where no draw had any weight the effective size counts as 0, and the distances are blank."""
+gensci/metrics/slow_modes.py). energies: how often one was evaluated. per CPU s: draws with their
+weights for each second of processor time. Where no draw had any weight the effective size counts
+as 0, and the distances are blank."""
 
 
 def published_rows(length: int) -> list[dict[str, Any]]:
