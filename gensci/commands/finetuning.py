@@ -28,7 +28,7 @@ from gensci.models.checkpoint import (
     sha256,
 )
 from gensci.models.flow_finetuning import FitSettings
-from gensci.models.proposal import trained_temperature
+from gensci.models.proposal import FlowProposal, trained_temperature
 from gensci.samplers import make_sampler
 from gensci.samplers.settings import make_registered
 from gensci.systems.resolve import SystemChoice, resolve_one
@@ -150,6 +150,12 @@ def _prepare(choice: SystemChoice, order: Order) -> Prepared:
         order.allow_extrapolation,
         order.proposal_settings,
     )
+    if not isinstance(prepared.proposal, FlowProposal):
+        raise UsageError(
+            "--proposal.rotations and --proposal.mirror average the draws of a flow; what is "
+            "finetuned is the flow itself",
+            "leave them out",
+        )
     network = prepared.proposal.network
     lacking = [name for name in ("log_prob", "sample_and_log_prob") if not hasattr(network, name)]
     if lacking or not any(True for _ in network.parameters()):

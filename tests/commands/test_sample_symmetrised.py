@@ -90,3 +90,10 @@ def test_the_shipped_flow_makes_natural_hands_only():
     assert peptide.chirality(x["positions"]).all()
     mirrored = flow.log_prob({"positions": -x["positions"]})
     assert (mirrored < log_prob - 500).all()
+
+
+def test_the_average_is_not_what_is_finetuned(tarflow, tmp_path, capsys):
+    given = ["--system", "AG", "--checkpoint", str(tarflow), "--out", str(tmp_path / "run")]
+    assert main(["finetune", *given, *BOTH]) == 2
+    assert "finetuned is the flow itself; leave them out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
