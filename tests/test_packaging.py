@@ -14,6 +14,7 @@ def expected_files():
     for pattern in (
         "gensci/**/*.py",
         "gensci/**/*.c",
+        "gensci/**/*.h",
         "gensci/configs/*.yaml",
         "gensci/data/*.json",
     ):

@@ -57,13 +57,14 @@ def _cores() -> int:
 
 
 def _show_kernels() -> None:
-    from gensci.nn import native_edm_head, native_inverse
+    from gensci.nn import native_edm_head, native_inverse, native_placing
     from gensci.sims import forcefield
     from gensci.sims.forcefield.gpu import gpu_status
 
     print(f"force field       {forcefield.kernel_status()}")
     print(f"on a GPU          {gpu_status()}")
     print(f"flow inverse      {native_inverse.kernel_status()}")
+    print(f"internal flow     {native_placing.kernel_status()}")
     print(f"diffusion head    {native_edm_head.kernel_status()}")
 
 

@@ -28,7 +28,7 @@ def load_kernel(source: Path) -> ctypes.CDLL:
     be kept it builds for this process alone.
 
     Args:
-        source: the one file of the kernel.
+        source: the file of the kernel; it may include headers that lie beside it.
 
     Raises:
         NoKernel: there is no compiler, or it fails.
@@ -69,7 +69,8 @@ def _cached(command: list[str], source: Path) -> Path:
     # The predefined macros tell the compiler's version and the instructions of this processor, so
     # a home folder shared by different machines keeps a kernel for each.
     macros = _call([*command, "-E", "-dM", "-x", "c", os.devnull])
-    digest = hashlib.sha256("\0".join(command).encode() + macros + source.read_bytes())
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    digest = hashlib.sha256("\0".join(command).encode() + macros + b"\0".join(texts))
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = f"{source.stem}-{digest.hexdigest()[:32]}.so"
     target = Path(base) / "gensci" / "kernels" / name

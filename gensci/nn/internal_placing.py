@@ -1,4 +1,8 @@
-"""Sampling of the internal-coordinate flow: one pass over the atoms with preallocated tensors."""
+"""Sampling of the internal-coordinate flow: one pass over the atoms.
+
+On a CPU in single precision a C kernel does it where one can be built; else torch does, with keys,
+values and coordinates in preallocated tensors.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
+from . import native_placing
 from .internal_encoding import Tensors
 from .internal_features import IC_FEATURES, ic_features, pair_features
 from .internal_heads import Conditionals
@@ -27,7 +32,26 @@ LOG_HAAR = math.log(8 * math.pi**2)
 
 
 class Placing:
-    """One pass over the atoms with keys, values and coordinates in preallocated tensors."""
+    """One pass over the atoms of n samples of one molecule, by the kernel where it can be had."""
+
+    def __init__(self, flow: InternalFlow, cond: Tensors, n: int):
+        self.flow, self.cond, self.n = flow, cond, n
+
+    def run(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Positions (n, atoms, 3) in placing order, unrotated, and log q without the centroid.
+
+        Rings that cannot be closed give rows of NaN: draws outside of space, to which no target
+        gives weight. Leaving them out would make the density of the others wrong.
+        """
+        if not native_placing.fits(self.flow):
+            return TorchPlacing(self.flow, self.cond, self.n).run(generator)
+        variates = native_placing.draw_variates(self.n, len(self.cond["order"]), generator)
+        x, log_prob = native_placing.NativePlacing(self.flow, self.cond)(variates)
+        return x, (log_prob - LOG_HAAR).to(x.dtype)
+
+
+class TorchPlacing:
+    """The pass in torch, on any device and in any precision."""
 
     def __init__(self, flow: InternalFlow, cond: Tensors, n: int):
         self.flow, self.cond, self.n = flow, cond, n
@@ -123,11 +147,7 @@ class Placing:
         return fine[:, 0]
 
     def run(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Positions (n, atoms, 3) in placing order, unrotated, and log q without the centroid.
-
-        Rings that cannot be closed give rows of NaN: draws outside of space, to which no target
-        gives weight. Leaving them out would make the density of the others wrong.
-        """
+        """What :meth:`Placing.run` returns."""
         possible = torch.ones(self.n, dtype=torch.bool, device=self.x.device)
         log_prob = self.x.new_full((self.n,), -LOG_HAAR)
         parent, grand = self.cond["parent"], self.cond["grand"]
