@@ -157,10 +157,10 @@ def test_in_other_noise_the_surrogate_is_the_result(name, summary, dim):
 def test_the_network_of_the_noise_is_kept_from_round_to_round():
     problem, store = load_problem("glitch"), Searched(load_problem("glitch"))
     few = replace(
-        SMALL, nodes=12,
+        SMALL, nodes=8,
         loop=LoopSettings(rounds=2, simulations=100, draws=80, num_samples=80),
         likelihood=LikelihoodSettings(
-            kind="mixture", hidden=16, bins=2, degree=1, steps=40, noise_steps=80
+            kind="mixture", hidden=24, bins=2, degree=1, steps=40, batch=128, noise_steps=400
         ),
         tempering=Tempering(num_walkers=40, num_temperatures=2, warmup=20, thinning=2),
     )  # fmt: skip
@@ -169,7 +169,7 @@ def test_the_network_of_the_noise_is_kept_from_round_to_round():
     names = [name for name in first if ".flow." in name]
     assert names and all(torch.equal(first[name], second[name]) for name in names)
     trained, kept = (record.training["layers"][0] for record in result.records)
-    assert trained["steps"] == 80 and kept == trained | {"kept": True}
+    assert trained["steps"] > 40 and kept == trained | {"kept": True}
     (
         store.drop_state("posterior"),
         store.drop_state("round-0001"),
