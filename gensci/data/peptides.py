@@ -25,7 +25,9 @@ from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.data.exclusions import refuse_excluded
 from gensci.sims.dynamics import GAS_CONSTANT
+from gensci.sims.peptide.labels import NAMED_TWICE
 from gensci.sims.peptide.parameters import DEFAULT_FORCE_FIELD, system_files
+from gensci.sims.peptide.parse import parse_peptide
 from gensci.systems.peptide import PeptideSystem
 
 Tensors = dict[str, Tensor]
@@ -122,6 +124,17 @@ def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor,
         rows = torch.linspace(0, len(x) - 1, limit).long()
         x, energy = x[rows], energy[rows]
     return x, energy / (GAS_CONSTANT * temperature), temperature
+
+
+def canonically_named(name: str, x: Tensor) -> Tensor:
+    """Frames (n, atoms, 3) of a peptide with the one naming of equal atoms that its target counts.
+
+    Rotations about bonds (``--pivots``) exchange such atoms, which a flow would learn for nothing.
+    """
+    # building a molecule takes part of a second, so the others are spared it
+    if not NAMED_TWICE.intersection(parse_peptide(name).residue_names):
+        return x
+    return molecule(name).peptide.canonical(x)
 
 
 def refuse_other_energies(folder: Path) -> None:
@@ -247,6 +260,7 @@ class PeptideData(pl.LightningDataModule):
         for name in peptide_folders(root):
             refuse_other_energies(root / name)
             x, energy, temperature = read_frames(root / name, limit)
+            x = canonically_named(name, x)
             groups.append(Group(name, x, energy, encoded(name, root, encoder), temperature))
         return groups
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .chirality import chiral_centres, is_natural
 from .geometry import atom_keys, default_torsions, place_atoms, random_torsions
-from .labels import is_canonical, planar_labels
+from .labels import canonical, is_canonical, planar_groups, planar_labels
 from .parameters import DEFAULT_FORCE_FIELD, PeptideBuildError, create_system, system_files
 from .parse import PeptideSpec, parse_peptide
 from .topology import bond_pairs, chain_topology, element_of
@@ -83,6 +83,11 @@ class Peptide:
         """(n,) bool: natural handedness, and equal atoms named as in the built geometry."""
         reference = torch.from_numpy(self.positions)
         return self.chirality(x) & is_canonical(x, reference, self.planar_labels)
+
+    def canonical(self, x: Tensor) -> Tensor:
+        """(n, atoms, 3) positions x with equal atoms named as in the built geometry."""
+        groups = planar_groups(self.residue_index, self.residue_names, self.atom_names)
+        return canonical(x, torch.from_numpy(self.positions), groups)
 
     def scattered(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, atoms, 3) float64 nm with uniform random torsions, not minimised: atoms may clash."""

@@ -7,32 +7,60 @@ turns are so rare in dynamics that simulations and models know the other naming 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+# Torsions that tell one naming from the other, and the names that half a turn exchanges. The
+# guanidinium goes first as a whole, for its turn exchanges the amino groups too.
+_GUANIDINIUM = (("NH1", "NH2"), ("HH11", "HH21"), ("HH12", "HH22"))
 _PLANAR = {
-    "ASN": (("CB", "CG", "ND2", "HD21"),),
-    "GLN": (("CG", "CD", "NE2", "HE21"),),
+    "ASN": ((("CB", "CG", "ND2", "HD21"), (("HD21", "HD22"),)),),
+    "GLN": ((("CG", "CD", "NE2", "HE21"), (("HE21", "HE22"),)),),
     "ARG": (
-        ("NE", "CZ", "NH1", "HH11"),
-        ("NE", "CZ", "NH2", "HH21"),
-        ("CD", "NE", "CZ", "NH1"),
+        (("CD", "NE", "CZ", "NH1"), _GUANIDINIUM),
+        (("NE", "CZ", "NH1", "HH11"), (("HH11", "HH12"),)),
+        (("NE", "CZ", "NH2", "HH21"), (("HH21", "HH22"),)),
     ),
 }
+NAMED_TWICE = frozenset(_PLANAR)
+
+
+class PlanarGroup(NamedTuple):
+    """A group that half a turn maps onto itself.
+
+    Attributes:
+        torsion: its four atoms.
+        swaps: pairs of atoms whose names the half turn exchanges.
+    """
+
+    torsion: tuple[int, ...]
+    swaps: tuple[tuple[int, int], ...]
+
+
+def planar_groups(
+    residue_index: tuple[int, ...], residue_names: tuple[str, ...], atom_names: tuple[str, ...]
+) -> tuple[PlanarGroup, ...]:
+    """All such groups of a peptide, in the order in which they are to be put right."""
+    where = {key: i for i, key in enumerate(zip(residue_index, atom_names, strict=True))}
+    kinds = dict(zip(residue_index, residue_names, strict=True))
+    return tuple(
+        PlanarGroup(
+            tuple(where[index, name] for name in torsion),
+            tuple((where[index, a], where[index, b]) for a, b in swaps),
+        )
+        for index, kind in kinds.items()
+        for torsion, swaps in _PLANAR.get(kind, ())
+    )
 
 
 def planar_labels(
     residue_index: tuple[int, ...], residue_names: tuple[str, ...], atom_names: tuple[str, ...]
 ) -> Tensor:
     """Atoms of the torsions that tell one naming from the other: (k, 4) int64."""
-    where = {key: i for i, key in enumerate(zip(residue_index, atom_names, strict=True))}
-    kinds = dict(zip(residue_index, residue_names, strict=True))
-    rows = [
-        [where[index, name] for name in names]
-        for index, kind in kinds.items()
-        for names in _PLANAR.get(kind, ())
-    ]
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
+    groups = planar_groups(residue_index, residue_names, atom_names)
+    return torch.tensor([g.torsion for g in groups], dtype=torch.int64).reshape(-1, 4)
 
 
 def torsion_cosines(x: Tensor, atoms: Tensor) -> Tensor:
@@ -57,3 +85,19 @@ def is_canonical(x: Tensor, reference: Tensor, atoms: Tensor) -> Tensor:
     atoms = atoms.to(x.device)
     side = torsion_cosines(reference[None].to(x), atoms).sign()
     return (torsion_cosines(x, atoms) * side > 0).all(dim=-1)
+
+
+def canonical(x: Tensor, reference: Tensor, groups: tuple[PlanarGroup, ...]) -> Tensor:
+    """The same structures with equal atoms named as in the reference: (n, atoms, 3).
+
+    Nothing moves; where a group is on the other side, rows of the pairs are exchanged. A group bent
+    far out of its plane, which no thermal structure has, may stay on the other side.
+    """
+    x = x.clone()
+    for group in groups:
+        row = torch.tensor([group.torsion], device=x.device)
+        side = torsion_cosines(reference[None].to(x), row).sign()
+        other = torsion_cosines(x, row)[:, 0] * side[0, 0] < 0
+        for a, b in group.swaps:
+            x[other, a], x[other, b] = x[other, b], x[other, a]
+    return x

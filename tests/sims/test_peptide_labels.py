@@ -49,3 +49,28 @@ def test_peptides_without_such_groups_and_broken_positions():
     x[1, 0, 0] = math.nan
     assert peptide.planar_labels.shape == (0, 4)
     assert peptide.counted(x).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("letter", sorted(SWAPS))
+def test_canonical_naming_undoes_every_exchange_and_moves_nothing(letter):
+    peptide = build_peptide(f"G{letter}")
+    x = torch.as_tensor(peptide.positions)[None]
+    generator = torch.Generator().manual_seed(0)
+    flips = [SWAPS[letter]]
+    if letter == "R":
+        flips += [
+            [("HH21", "HH22")],
+            [("NH1", "NH2"), ("HH11", "HH21"), ("HH12", "HH22")],
+        ]
+    for chosen in range(2 ** len(flips)):
+        y = x.clone()
+        for k, pairs in enumerate(flips):
+            if chosen >> k & 1:
+                for a, b in pairs:
+                    i, j = peptide.atom_names.index(a), peptide.atom_names.index(b)
+                    y[:, [i, j]] = y[:, [j, i]]
+        assert torch.equal(peptide.canonical(y), x)
+        moved = y + 0.004 * torch.randn(50, *y.shape[1:], generator=generator)
+        named = peptide.canonical(moved)
+        assert peptide.counted(named).all()
+        assert torch.equal(named.sort(1).values, moved.sort(1).values)
