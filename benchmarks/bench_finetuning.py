@@ -4,8 +4,8 @@
     python benchmarks/bench_finetuning.py --show            # the table of what was measured
 
 The claim: `gensci finetune` raises the effective samples per energy evaluation of an unseen
-peptide, told by independent draws of 10,000 energies before and after with nothing truncated, and
-the weights stay right: log Z before and after agree, and so does the mean energy of all that was
+peptide, told by independent draws before and after with nothing truncated, and the weights stay
+right: log Z before and after agree, and so does the mean energy of all that was
 drawn with long simulations (benchmarks/references/ensembles). A run that is stopped goes on when
 the same command is given again; finished peptides are read from benchmarks/results.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,19 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
         held_out=arguments.held_out,
         fit=FitSettings(steps=arguments.steps, rows=arguments.rows),
     )
-    told = {"system": name, "checkpoint_sha256": proposal.checkpoint_hash, "sizes": str(settings)}
+    told = {
+        "system": name,
+        "checkpoint_sha256": proposal.checkpoint_hash,
+        **sizes(arguments),
+        **asdict(settings.fit),
+    }
     record = {"format": FORMAT, "command": NAME, "settings": told, "seed": arguments.seed}
     folder = RunFolder(Path(arguments.work) / name, {**record, "outcome": "running"})
     folder.claim()
     begun = time.process_time()
     result = finetune(
-        target, proposal, settings, seed=arguments.seed, store=folder, say=lambda x: print(x),
-        save_seconds=60.0,
+        *(target, proposal, settings), seed=arguments.seed, store=folder,
+        say=lambda line: print(line, flush=True), save_seconds=60.0,
     )  # fmt: skip
     row = {"name": name, "atoms": result.buffer.x.shape[1], "settings": str(settings)}
     # of this process: a run that was continued has spent more
@@ -80,7 +86,8 @@ def energies(name: str, system: PeptideSystem, result: Finetuned) -> dict:
 def print_table(rows: list[dict]) -> None:
     """Before and after, what it cost, and whether the weights are right."""
     print(
-        f"{'peptide':8} {'ESS before':>18} {'k-hat':>6} {'ESS after':>18} {'k-hat':>6} "
+        f"{'peptide':8} {'ESS before':>18} {'smooth':>6} {'k-hat':>6} "
+        f"{'ESS after':>18} {'smooth':>6} {'k-hat':>6} "
         f"{'kept':>11} {'energies':>9} {'paid for':>9} {'log Z shift':>11} {'<U> z':>6}"
     )
     for row in rows:
@@ -88,8 +95,10 @@ def print_table(rows: list[dict]) -> None:
         paid = row["cost"]["break_even"]
         print(
             f"{row['name']:8} {before['ess']:8.2%} +- {before['ess_error']:6.2%} "
-            f"{before['khat']:6.2f} {after['ess']:8.2%} +- {after['ess_error']:6.2%} "
-            f"{after['khat']:6.2f} {row['kept']:>11} {row['energy_evaluations']:9d} "
+            f"{before['smoothed']:6.1%} {before['khat']:6.2f} "
+            f"{after['ess']:8.2%} +- {after['ess_error']:6.2%} "
+            f"{after['smoothed']:6.1%} {after['khat']:6.2f} "
+            f"{row['kept']:>11} {row['energy_evaluations']:9d} "
             f"{'-' if paid is None else f'{paid:9.0f}':>9} "
             f"{row['judgement']['log_z_shift']:10.1f}s {row['energy_z']:6.1f}"
         )
@@ -115,9 +124,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", default="KG,RT", help="comma-separated")
     parser.add_argument("--checkpoint", default="peptide-small")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--draws", type=int, default=2000)
-    parser.add_argument("--held-out", type=int, default=10_000)
+    parser.add_argument("--held-out", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)

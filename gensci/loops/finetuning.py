@@ -82,7 +82,7 @@ class Finetuned:
     Attributes:
         weights: Of the flow that is kept, by the names of its state dict.
         records: Of each round; the first is of the flow as it came.
-        best: Number of the best round.
+        best: Number of the best round, by its smoothed effective size.
         after: Quality of the best round by draws that did not choose it; None where that is the
             flow as it came.
         judgement: Which flow is kept.
@@ -151,7 +151,8 @@ def described(record: RoundRecord) -> str:
     what = f"round {record.number}" if record.number else "pretrained"
     learned = f", learned from {record.learned_from:.0f} effective rows" if record.number else ""
     return (
-        f"{what}: ESS {quality.ess:.2%} +- {quality.ess_error:.2%}, k-hat {quality.khat:.2f}, "
+        f"{what}: ESS {quality.ess:.2%} +- {quality.ess_error:.2%} "
+        f"(smoothed {quality.smoothed:.2%}), k-hat {quality.khat:.2f}, "
         f"log Z {quality.log_z:.3f} +- {quality.log_z_error:.3f}, "
         f"{record.evaluations} energies{learned}"
     )
@@ -203,10 +204,10 @@ class _Run:
 
     def conclude(self) -> Finetuned:
         """Compare the best round with the flow as it came."""
-        best = max(self.records, key=lambda record: record.quality.ess).number
+        best = max(self.records, key=lambda record: record.quality.smoothed).number
         after = None
         if best:
-            samples = self._drawn("held-out", best, self.settings.held_out)
+            samples = self._drawn(f"held-out-{best}", best, self.settings.held_out)
             after = Quality.of(samples, self.settings.held_out)
         judgement = judge(self.records[0].quality, after)
         kept = best if judgement.kept == "finetuned" else 0

@@ -25,6 +25,8 @@ class Quality:
         ess: Kish's effective size as a share of the draws, with its standard error ``ess_error``.
         khat: Shape of the tail of the weights.
         log_z: Of the target, with its standard error ``log_z_error``.
+        smoothed: The share with Pareto-smoothed weights: less at the mercy of the largest one, so
+            that rounds can be told apart by few draws.
     """
 
     draws: int
@@ -33,16 +35,19 @@ class Quality:
     khat: float
     log_z: float
     log_z_error: float
+    smoothed: float
 
     @classmethod
     def of(cls, samples: SampleSet | None, draws: int) -> Quality:
         """Of the rows that have weight, of so many draws; None where no row has any."""
         if samples is None:
-            return cls(draws, 0.0, 0.0, math.nan, -math.inf, math.inf)
+            return cls(draws, 0.0, 0.0, math.nan, -math.inf, math.inf, 0.0)
         raw = samples.log_target - samples.log_proposal
         constant = log_z(raw, draws)
         ess, error = ess_with_error(raw, draws)
-        return cls(draws, ess, error, psis(raw).khat, constant.value, constant.error)
+        tail = psis(raw)
+        smoothed = kish_ess(tail.log_weight, draws).fraction
+        return cls(draws, ess, error, tail.khat, constant.value, constant.error, smoothed)
 
 
 @dataclass(frozen=True)

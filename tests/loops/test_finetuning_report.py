@@ -10,7 +10,7 @@ from gensci.loops.finetuning_report import Quality, cost, ess_with_error, judge,
 
 
 def quality(ess, error=0.01, log_z=0.0, log_z_error=0.1):
-    return Quality(1000, ess, error, 0.3, log_z, log_z_error)
+    return Quality(1000, ess, error, 0.3, log_z, log_z_error, ess)
 
 
 def test_the_error_of_an_effective_size_is_its_spread_over_repeats():
@@ -40,6 +40,22 @@ def test_quality_is_of_all_draws_with_nothing_cut():
     assert found.ess == pytest.approx(float(weight.sum() ** 2 / weight.square().sum()) / 5)
     assert found.log_z == pytest.approx(math.log(float(weight.sum()) / 5))
     assert Quality.of(None, 5).ess == 0.0
+
+
+def test_the_smoothed_size_is_less_at_the_mercy_of_the_largest_weight():
+    generator = torch.Generator().manual_seed(1)
+    raw, smooth, shape = [], [], []
+    for _ in range(40):
+        u = torch.rand(2000, generator=generator, dtype=torch.float64)
+        log_target = -0.6 * u.log()  # weights with a tail of shape 0.6: no finite variance
+        zero = torch.zeros_like(log_target)
+        found = Quality.of(SampleSet({"x": zero[:, None]}, zero, log_target, zero), 2000)
+        shape.append(found.khat)
+        raw.append(found.ess)
+        smooth.append(found.smoothed)
+    assert sum(shape) / len(shape) == pytest.approx(0.6, abs=0.1)
+    raw, smooth = torch.tensor(raw), torch.tensor(smooth)
+    assert smooth.std() / smooth.mean() < 0.7 * raw.std() / raw.mean()
 
 
 @pytest.mark.parametrize(
