@@ -1,9 +1,11 @@
 """Inverse of the peptide TarFlow against a plain form of the published sampling loop.
 
-Both run the same weights on the same noise in one process, in turn. The plain loop follows the
-description of the published one: keys and values are lists that are concatenated in every layer at
-every step, the atoms found so far are stacked at every step, and look-ahead, adaptive scales,
-shifts and gates are computed at every step for every sample.
+Both run the same weights on the same noise in one process, in turn. The plain loop does what the
+published one was read to do (the official file may not be copied): keys and values are lists that
+are concatenated in every layer at every step, the atoms found so far and the look-ahead inputs are
+concatenated at every step, and conditioning, adaptive scales, shifts and gates are computed at
+every step for every sample, in single precision. Ours is timed at each precision of its matrix
+products ("highest" is single precision); what it prepares once for a peptide is told apart.
 
     python benchmarks/bench_peptide_inverse.py
 """
@@ -20,6 +22,9 @@ from bench_environment import environment, write_results
 from torch import Tensor
 from torch.nn import functional as F
 
+from gensci.nn.inverse import make_inverse
+from gensci.nn.native_inverse import PARTS as PRECISIONS
+from gensci.nn.native_inverse import kernel_status
 from gensci.nn.peptide_encoding import SIDE_CHAINS
 from gensci.nn.tarflow import AutoregressiveBlock, Condition, TarFlowPeptide
 from gensci.nn.transformer import TransformerLayer
@@ -27,65 +32,106 @@ from gensci.nn.transformer import TransformerLayer
 NETWORKS = {  # channels, blocks, layers per block, head width
     "fixture": (64, 8, 2, 16),
     "small": (128, 4, 2, 32),
+    "prose-288m": (384, 8, 8, 64),
 }
 PEPTIDES = {"AA": ("ALA",) * 2, "AAAA": ("ALA",) * 4, "ARIP": ("ALA", "ARG", "ILE", "PRO")}
+SETTINGS = {  # peptides, batch and repeats on a CPU, where a call of the largest takes a minute
+    "fixture": (tuple(PEPTIDES), 64, 7),
+    "small": (tuple(PEPTIDES), 64, 7),
+    "prose-288m": (("AA",), 256, 3),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--peptides", nargs="+", choices=PEPTIDES)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", default="bench_peptide_inverse", help="of the results file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = [
-        measure(network, peptide, arguments.batch, arguments.repeats)
-        for network in NETWORKS
-        for peptide in PEPTIDES
-    ]
-    record = {**environment(arguments.threads), "rows": rows}
-    write_results("bench_peptide_inverse", record)
+    device = torch.device(arguments.device)
+    rows = []
+    for network in arguments.networks:
+        peptides, batch, repeats = SETTINGS[network]
+        for peptide in arguments.peptides or peptides:
+            sizes = (arguments.batch or batch, arguments.repeats or repeats)
+            rows += measure(network, peptide, *sizes, device)
+    record = {
+        **environment(arguments.threads),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "clock": clock(device),
+        "kernel": kernel_status(),
+        "rows": rows,
+    }
+    write_results(arguments.name, record)
 
 
-def measure(name: str, peptide: str, batch: int, repeats: int) -> dict[str, object]:
-    """Time both inverses in turn and print one line."""
+def measure(
+    name: str, peptide: str, batch: int, repeats: int, device: torch.device
+) -> list[dict[str, object]]:
+    """Time the plain inverse and ours at each precision in turn; print a line for each."""
     torch.manual_seed(0)
     network = TarFlowPeptide(*NETWORKS[name]).eval()
     with torch.no_grad():
         for block in network.blocks:  # as if trained: no map is the identity
             block.leave.weight.normal_(0.0, 0.01)
+    network = network.to(device)
     cond = network.encode(named_peptide(PEPTIDES[peptide]))
-    z = torch.randn(batch, len(cond["mask"]), 3)
-    plain, ours = plain_inverse(network, z, cond), network.inverse(z, cond)
-    difference = float((plain[0] - ours[0]).abs().max())
-    pairs = [
-        (
-            seconds(lambda: plain_inverse(network, z, cond)),
-            seconds(lambda: network.inverse(z, cond)),
+    cond = {key: value.to(device) for key, value in cond.items()}
+    z = torch.randn(batch, len(cond["mask"]), 3).to(device)
+    ours, prepared = {}, {}
+    for precision in PRECISIONS:
+        prepared[precision] = seconds(
+            lambda p=precision: ours.update({p: make_inverse(network, cond, precision=p)}), device
+        )[0]
+        ours[precision](z)  # a GPU captures its graphs in the first call
+    plain, times = [], {precision: [] for precision in PRECISIONS}
+    for _ in range(repeats):
+        time_plain, wanted = seconds(lambda: plain_inverse(network, z, cond), device)
+        plain.append(time_plain)
+        for precision, inverse in ours.items():
+            times[precision].append(seconds(lambda f=inverse: f(z), device))
+    return [
+        row(
+            {
+                "network": name,
+                "peptide": peptide,
+                "atoms": z.shape[1],
+                "batch": batch,
+                "precision": precision,
+                "prepare_seconds": prepared[precision],
+                "largest_difference": float((taken[0][1][0] - wanted[0]).abs().max()),
+            },
+            plain,
+            [time_ours for time_ours, _ in taken],
         )
-        for _ in range(repeats)
+        for precision, taken in times.items()
     ]
-    ratios = sorted(slow / fast for slow, fast in pairs)
-    row = {
-        "network": name,
-        "peptide": peptide,
-        "atoms": z.shape[1],
-        "batch": batch,
-        "plain_samples_per_second": batch / min(slow for slow, _ in pairs),
-        "gensci_samples_per_second": batch / min(fast for _, fast in pairs),
-        "ratio_median": ratios[repeats // 2],
+
+
+def row(record: dict[str, object], plain: list[float], ours: list[float]) -> dict[str, object]:
+    """The record with rates and ratios of times taken in turn; prints it."""
+    ratios = sorted(slow / fast for slow, fast in zip(plain, ours, strict=True))
+    record |= {
+        "plain_samples_per_second": record["batch"] / min(plain),
+        "gensci_samples_per_second": record["batch"] / min(ours),
+        "ratio_median": ratios[len(ratios) // 2],
         "ratio_min": ratios[0],
         "ratio_max": ratios[-1],
-        "largest_difference": difference,
     }
     print(
-        f"{name:<8} {peptide:<5} {z.shape[1]:>3} atoms"
-        f"  plain {row['plain_samples_per_second']:7.1f}/s"
-        f"  gensci {row['gensci_samples_per_second']:7.1f}/s  ratio {row['ratio_median']:.2f}"
-        f" ({ratios[0]:.2f} to {ratios[-1]:.2f})  |dx| {difference:.0e}",
+        f"{record['network']:<10} {record['peptide']:<5} {record['atoms']:>3} atoms"
+        f" {record['precision']:<7}  plain {record['plain_samples_per_second']:7.1f}/s"
+        f"  gensci {record['gensci_samples_per_second']:7.1f}/s"
+        f"  ratio {record['ratio_median']:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        f"  |dx| {record['largest_difference']:.0e}",
         flush=True,
     )
-    return row
+    return record
 
 
 @torch.no_grad()
@@ -151,11 +197,22 @@ def named_peptide(residues: tuple[str, ...]) -> SimpleNamespace:
     return SimpleNamespace(atom_names=names, residue_names=kinds, residue_index=index)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
+def clock(device: torch.device) -> str:
+    """Which time is taken: of the processor where others may share it, of the wall for a GPU."""
+    return "wall" if device.type == "cuda" else "processor"
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> tuple[float, object]:
+    """Time of one call, and its result."""
+    if device.type != "cuda":
+        start = time.process_time()
+        result = call()
+        return time.process_time() - start, result
+    torch.cuda.synchronize()
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    result = call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, result
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ BlockInverse = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def make_inverse(
-    network: TarFlowPeptide, cond: dict[str, Tensor], native: bool = True
+    network: TarFlowPeptide,
+    cond: dict[str, Tensor],
+    native: bool = True,
+    precision: str | None = None,
 ) -> BlockInverse:
     """The inverse of a network for one system; make it anew when the weights have changed.
 
@@ -30,21 +33,29 @@ def make_inverse(
         network: The flow.
         cond: Condition of the system, without batch dimension or padding.
         native: Use the C kernel where it can be had.
+        precision: Of the matrix products of the conditioner: "highest" (single precision), "high"
+            or "medium", as in `torch.set_float32_matmul_precision`, whose setting is the default.
+            The affine maps and the log-determinant are in full precision at each, and belong to
+            the conditioner as it was computed: samples weigh rightly at each.
 
     Returns:
         A function from noise (n, atoms, 3) to positions over `sigma_data` (n, atoms, 3) and
         log|det dz/dx| (n,).
 
     Raises:
-        ValueError: The condition has a batch dimension or padding.
+        ValueError: The condition has a batch dimension or padding, or an unknown precision.
     """
+    precision = precision or torch.get_float32_matmul_precision()
+    if precision not in native_inverse.PARTS:
+        choices = ", ".join(native_inverse.PARTS)
+        raise ValueError(f"no precision {precision!r} of matrix products: choose from {choices}")
     if cond["mask"].dim() != 1 or not bool(cond["mask"].all()):
         raise ValueError("cond must describe one system without padding: pass it from encode()")
     h = network.embedding(cond)
     orders = [cond["permutations"][:, column] for column in network.columns]
     parts = [(block, h[order], order) for block, order in zip(network.blocks, orders, strict=True)]
     if native and native_inverse.fits(network):
-        return native_inverse.NativeInverse(parts)
+        return native_inverse.NativeInverse(parts, precision)
     return TorchInverse(parts)
 
 
