@@ -45,17 +45,17 @@ def test_quality_is_of_all_draws_with_nothing_cut():
 def test_the_smoothed_size_is_less_at_the_mercy_of_the_largest_weight():
     generator = torch.Generator().manual_seed(1)
     raw, smooth, shape = [], [], []
-    for _ in range(40):
+    for _ in range(60):
         u = torch.rand(2000, generator=generator, dtype=torch.float64)
-        log_target = -0.6 * u.log()  # weights with a tail of shape 0.6: no finite variance
+        log_target = -0.5 * u.log()  # weights with a tail of shape a half: no finite variance
         zero = torch.zeros_like(log_target)
         found = Quality.of(SampleSet({"x": zero[:, None]}, zero, log_target, zero), 2000)
         shape.append(found.khat)
         raw.append(found.ess)
         smooth.append(found.smoothed)
-    assert sum(shape) / len(shape) == pytest.approx(0.6, abs=0.1)
+    assert sum(shape) / len(shape) == pytest.approx(0.5, abs=0.1)
     raw, smooth = torch.tensor(raw), torch.tensor(smooth)
-    assert smooth.std() / smooth.mean() < 0.7 * raw.std() / raw.mean()
+    assert smooth.std() / smooth.mean() < 0.85 * raw.std() / raw.mean()
 
 
 @pytest.mark.parametrize(
