@@ -73,7 +73,7 @@ static void seen(const Tile *t, int64_t k, vec *out)
         }
         for (int c = 0; c < RADII; c++) {
             vec z = (r - (0.05f + 1.2f / (RADII - 1) * (float)c)) * (1.0f / 0.08f);
-            out[(6 + c) * NV + v] = exponential(-0.5f * z * z);
+            out[(6 + c) * NV + v] = fading(-0.5f * z * z);
         }
     }
 }
@@ -125,9 +125,9 @@ static void soften(vec *score, int64_t count, float null)
     vec top[NV], sum[NV];
     for (int v = 0; v < NV; v++) top[v] = all(null);
     for (int64_t k = 0; k < count * NV; k++) top[k % NV] = greater(top[k % NV], score[k]);
-    for (int v = 0; v < NV; v++) sum[v] = exponential(null - top[v]);
+    for (int v = 0; v < NV; v++) sum[v] = fading(null - top[v]);
     for (int64_t k = 0; k < count * NV; k++) {
-        score[k] = exponential(score[k] - top[k % NV]);
+        score[k] = fading(score[k] - top[k % NV]);
         sum[k % NV] += score[k];
     }
     for (int v = 0; v < NV; v++) sum[v] = reciprocal(sum[v]);

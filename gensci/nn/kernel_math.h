@@ -2,7 +2,7 @@
  *
  * A row is one number for each sample: NV vectors. An activation is rows one after the other, so
  * every operation runs over samples, and a sample's arithmetic does not depend on the others.
- * Functions are good to about 1e-7 relative or absolute, where not said otherwise; polynomials
+ * Functions are good to some 1e-7, relative or absolute, as the tests tell of each; polynomials
  * were fitted for this file. Where division and square root are slow they are Newton's.
  */
 
@@ -12,6 +12,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #define LANES 32
 #define ROWS 8 /* outputs that the matrix product forms together */
@@ -38,34 +41,46 @@ static inline vec pick(ivec mask, vec a, vec b)
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
 }
 
-static inline vec at_most(vec x, float bound) { return pick(x < bound, x, all(bound)); }
-static inline vec at_least(vec x, float bound) { return pick(x > bound, x, all(bound)); }
-static inline vec within(vec x, float low, float high) { return at_most(at_least(x, low), high); }
+#if defined(__AVX512F__)
+static inline vec lesser(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+static inline vec greater(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline vec near_reciprocal(vec x) { return (vec)_mm512_rcp14_ps((__m512)x); }
+static inline vec near_reciprocal_root(vec x) { return (vec)_mm512_rsqrt14_ps((__m512)x); }
+#define NEWTON 1 /* steps that take the above to single precision */
+#else
+static inline vec lesser(vec a, vec b) { return pick(a < b, a, b); }
 static inline vec greater(vec a, vec b) { return pick(a > b, a, b); }
+static inline vec near_reciprocal(vec x) { return (vec)(0x7EF311C7 - (ivec)x); }
+static inline vec near_reciprocal_root(vec x) { return (vec)(0x5F3759DF - ((ivec)x >> 1)); }
+#define NEWTON 3
+#endif
+
+static inline vec at_most(vec x, float bound) { return lesser(x, all(bound)); }
+static inline vec at_least(vec x, float bound) { return greater(x, all(bound)); }
+static inline vec within(vec x, float low, float high) { return at_most(at_least(x, low), high); }
 
 /* 1 / x of a normal number below 1e37. */
 static inline vec reciprocal(vec x)
 {
-    vec y = (vec)(0x7EF311C7 - (ivec)x);
-    for (int i = 0; i < 3; i++) y *= 2.0f - x * y;
+    vec y = near_reciprocal(x);
+    for (int i = 0; i < NEWTON; i++) y *= 2.0f - x * y;
     return y;
 }
 
-/* 1 / sqrt(x) of a normal number. */
+/* 1 / sqrt(x) of a positive normal number. */
 static inline vec reciprocal_root(vec x)
 {
-    vec y = (vec)(0x5F3759DF - ((ivec)x >> 1)), half = 0.5f * x;
-    for (int i = 0; i < 3; i++) y *= 1.5f - half * y * y;
+    vec y = near_reciprocal_root(x), half = 0.5f * x;
+    for (int i = 0; i < NEWTON; i++) y *= 1.5f - half * y * y;
     return y;
 }
 
 /* Square root of a number that is not negative. */
-static inline vec root(vec x) { return x * reciprocal_root(x); }
+static inline vec root(vec x) { return x * reciprocal_root(at_least(x, 1e-30f)); }
 
-/* e^x, held in the range of normal numbers. */
-static inline vec exponential(vec x)
+/* e^x for x in -87 to 88. */
+static inline vec plain_exponential(vec x)
 {
-    x = within(x, -87.0f, 88.0f);
     vec whole = x * 1.44269504f + 12582912.0f; /* the nearest integer is in the low bits */
     vec k = whole - 12582912.0f, r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
     vec p = all(0.0013814276f);
@@ -76,6 +91,12 @@ static inline vec exponential(vec x)
     p = p * r * r + r + 1.0f;
     return (vec)((ivec)p + ((ivec)whole << 23));
 }
+
+/* e^x, held in the range of normal numbers. */
+static inline vec exponential(vec x) { return plain_exponential(within(x, -87.0f, 88.0f)); }
+
+/* e^x of x that is not above 88. */
+static inline vec fading(vec x) { return plain_exponential(at_least(x, -87.0f)); }
 
 /* Natural logarithm of a positive normal number. */
 static inline vec logarithm(vec x)
@@ -108,10 +129,10 @@ static inline void sine_cosine(vec x, vec *sine, vec *cosine)
     *cosine = (vec)((ivec)pick(swap, s, c) ^ flip_cosine);
 }
 
-/* tanh(x), to 1e-7 absolute. */
+/* tanh(x), to 3e-7 absolute. */
 static inline vec hyperbolic_tangent(vec x)
 {
-    return 1.0f - 2.0f * reciprocal(1.0f + exponential(at_most(2.0f * x, 60.0f)));
+    return 1.0f - 2.0f * reciprocal(1.0f + plain_exponential(within(2.0f * x, -60.0f, 60.0f)));
 }
 
 /* Log of exp(-x) I0(x), the Bessel function, for x not negative. */
@@ -141,7 +162,7 @@ static inline vec log_bessel(vec x)
 /* x times the logistic function. */
 static inline vec silu(vec x)
 {
-    return x * reciprocal(1.0f + exponential(at_most(-x, 60.0f)));
+    return x * reciprocal(1.0f + plain_exponential(within(-x, -60.0f, 60.0f)));
 }
 
 /* x Phi(x). With y = |x| / sqrt 2, the tail of Phi is e^{-y^2} / 2 times a function of
@@ -155,7 +176,7 @@ static inline vec gelu(vec x)
     p = p * t + 0.649677525f;
     p = p * t + 0.151613094f;
     p = p * t + 0.0108421442f;
-    vec tail = 0.5f * exponential(-y * y) * p;
+    vec tail = 0.5f * fading(-y * y) * p;
     return x * pick(x < 0.0f, tail, 1.0f - tail);
 }
 

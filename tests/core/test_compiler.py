@@ -48,6 +48,15 @@ def test_a_kernel_is_built_once_and_again_when_its_source_changes(with_compiler,
     assert len(kept(tmp_path)) == 2
 
 
+def test_a_kernel_is_built_again_when_a_header_beside_it_changes(with_compiler, source, tmp_path):
+    header = tmp_path / "factor.h"
+    header.write_text("#define FACTOR 2.0\n")
+    source.write_text('#include "factor.h"\n' + SOURCE.replace("2.0", "FACTOR"))
+    assert twice(load_kernel(source), 1.0) == 2.0
+    header.write_text("#define FACTOR 5.0\n")
+    assert twice(load_kernel(source), 1.0) == 5.0
+
+
 def test_a_compiler_that_cannot_tune_builds_for_any_processor(
     with_compiler, source, tmp_path, monkeypatch
 ):
