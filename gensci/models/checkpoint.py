@@ -25,6 +25,7 @@ import gensci
 from gensci.core.errors import CheckpointError
 from gensci.core.registry import MODELS, did_you_mean, normalise_name
 from gensci.nn import (  # noqa: F401  (register their networks)
+    ecnf,
     internal,
     published_unigenx,
     structure_network,
