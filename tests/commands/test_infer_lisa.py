@@ -15,7 +15,7 @@ from gensci.__main__ import main
 from gensci.commands.infer_lisa import _verdict, lisa_settings
 from gensci.core.results import SampleSet
 from gensci.io.run_folder import RunFolder
-from gensci.loops.lisa_inference import LisaSettings
+from gensci.loops.lisa_inference import LisaSettings, usual_settings
 from gensci.sims.lisa import PARAMETERS
 from gensci.systems.lisa_likelihood import FullLikelihood
 from gensci.systems.lisa_observation import Observation, make_observation
@@ -220,7 +220,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 
 @pytest.mark.slow
 def test_no_exact_likelihood_corrects_in_noise_with_glitches(tmp_path):
-    assert main(["infer", "--problem", "glitch", *SMALL, "--out", "run"]) == 0
+    short = ["--lisa.likelihood.noise-steps", "300"]
+    assert main(["infer", "--problem", "glitch", *SMALL, *short, "--out", "run"]) == 0
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert not run["verdict"]["corrected"] and run["verdict"]["khat"] is None
     assert run["counts"]["exact"] == 0 and not (tmp_path / "run" / "surrogate").exists()
@@ -262,6 +263,9 @@ def test_draws_that_nothing_corrects_are_judged_by_their_rounds(moved, rhat, tol
 def test_defaults_are_those_of_the_noise_and_what_is_given_wins():
     glitch = load_problem("glitch")
     assert lisa_settings(glitch, {}, {}).nodes == 40
-    given = lisa_settings(glitch, {"simulations": "500", "rounds": 2}, {"nodes": "64"})
+    options = {"nodes": "64", "likelihood.noise-steps": "300"}
+    given = lisa_settings(glitch, {"simulations": "500", "rounds": 2}, options)
     assert given.nodes == 64 and given.loop.sizes == (500, 500)
-    assert lisa_settings(load_problem("loud"), {}, {}) == LisaSettings()
+    assert given.likelihood.noise_steps == 300 and given.likelihood.kind == "mixture"
+    loud = load_problem("loud")
+    assert lisa_settings(loud, {}, {}) == usual_settings(loud)
