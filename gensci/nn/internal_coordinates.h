@@ -1,4 +1,4 @@
-/* Torsion, bend and distance of the atom being placed: their conditional mixtures, drawn from.
+/* Torsion, bend and distance of the atom being placed: their conditional mixtures, draws, densities.
  * The equations are those of internal_heads.py, steric.py and internal_temperature.py. */
 
 #ifndef GENSCI_INTERNAL_COORDINATES_H
@@ -192,37 +192,50 @@ static void scaled(const vec *x, float base, float width, vec *out)
     for (int v = 0; v < NV; v++) out[v] = within((x[v] - base) * (1.0f / width), -8.0f, 8.0f);
 }
 
-/* Torsion, bend and distance of atom i given `hidden`; their log-densities are added. */
-static void draw_coordinates(const Network *net, const Molecule *mol, const Tile *t, int64_t i)
+/* The coordinates of atom i where they are given, else neutral ones. */
+static void begin(const Tile *t, int64_t i)
 {
-    int64_t n = net->channels, few = rounded(3 * net->stiff, ROWS);
-    vec *told = t->hidden + n * NV, *given;
-    const double *uniform = t->uniform + 3 * i * LANES;
-    const float *normal = t->normal + 2 * i * LANES;
     for (int v = 0; v < NV; v++) {
-        t->torsion[v] = all(0.0f);
-        t->bend[v] = all((float)(0.5 * PI));
-        t->distance[v] = all(1.0f);
+        const vec *given = t->given ? t->given + 3 * i * NV + v : 0;
+        t->torsion[v] = given ? given[0] : all(0.0f);
+        t->bend[v] = given ? given[NV] : all((float)(0.5 * PI));
+        t->distance[v] = given ? given[2 * NV] : all(1.0f);
     }
+}
+
+/* Torsion, bend and distance of atom i given `hidden`, drawn if they are not given; their
+ * log-densities are added. */
+static void coordinates(const Network *net, const Molecule *mol, const Tile *t, int64_t i)
+{
+    int64_t n = net->channels, few = rounded(3 * net->stiff, ROWS), count;
+    vec *told = t->hidden + n * NV, *from;
+    begin(t, i);
     if (i > 2) {
-        given = head(t, net->torsion, net->torsion_bias, net->torsion_out, net->torsion_out_bias, n,
-                     n, rounded(3 * net->free + 1 + STERIC, ROWS));
-        draw_von_mises(t, mol->rigid[i] ? rigid_torsion(net, mol, t, i, given)
-                                        : rotor(net, mol, t, i, given), i, t->torsion);
+        from = head(t, net->torsion, net->torsion_bias, net->torsion_out, net->torsion_out_bias, n,
+                    n, rounded(3 * net->free + 1 + STERIC, ROWS));
+        count = mol->rigid[i] ? rigid_torsion(net, mol, t, i, from) : rotor(net, mol, t, i, from);
+        if (!t->given) draw_von_mises(t, count, i, t->torsion);
+        add_von_mises(t, count, t->torsion);
     }
     torsion_features(net, mol, i, t->torsion, told);
     if (i > 1) {
-        given = head(t, net->bend, net->bend_bias, net->bend_out, net->bend_out_bias, n + TORSION,
-                     n, few);
-        draw_normal(t, stiff(net, mol, t, given, mol->bend0[i], mol->bend_scale[i]),
-                    uniform + LANES, normal, t->bend);
+        from = head(t, net->bend, net->bend_bias, net->bend_out, net->bend_out_bias, n + TORSION, n,
+                    few);
+        count = stiff(net, mol, t, from, mol->bend0[i], mol->bend_scale[i]);
+        if (!t->given)
+            draw_normal(t, count, t->uniform + (3 * i + 1) * LANES, t->normal + 2 * i * LANES,
+                        t->bend);
+        add_normal(t, count, t->bend);
     }
     scaled(t->bend, mol->bend0[i], mol->bend_scale[i], told + TORSION * NV);
     if (i > 0) {
-        given = head(t, net->length, net->length_bias, net->length_out, net->length_out_bias,
-                     n + TORSION + 1, n, few);
-        draw_normal(t, stiff(net, mol, t, given, mol->length0[i], mol->length_scale[i]),
-                    uniform + 2 * LANES, normal + LANES, t->distance);
+        from = head(t, net->length, net->length_bias, net->length_out, net->length_out_bias,
+                    n + TORSION + 1, n, few);
+        count = stiff(net, mol, t, from, mol->length0[i], mol->length_scale[i]);
+        if (!t->given)
+            draw_normal(t, count, t->uniform + (3 * i + 2) * LANES,
+                        t->normal + (2 * i + 1) * LANES, t->distance);
+        add_normal(t, count, t->distance);
     }
 }
 

@@ -1,4 +1,4 @@
-/* Draws from mixtures of normals and of von Mises densities, and the log-density of the draws.
+/* Draws from mixtures of normals and of von Mises densities, and log-densities of what was drawn.
  * Rows of parameters are components; the equations are those of mixtures.py. */
 
 #ifndef GENSCI_INTERNAL_DRAWS_H
@@ -45,7 +45,7 @@ static void choose(const Tile *t, int64_t count, const double *uniform, float *c
     }
 }
 
-/* Adds log-density of the draw: `work` holds those of the components. */
+/* Adds a log-density: `work` holds those of the components. */
 static void add_log_prob(const Tile *t, int64_t count)
 {
     vec all_of_it[NV], density[NV];
@@ -62,12 +62,16 @@ static void draw_normal(const Tile *t, int64_t count, const double *uniform, con
 {
     vec centre[NV], spread[NV];
     choose(t, count, uniform, (float *)centre, (float *)spread);
-    for (int v = 0; v < NV; v++) {
+    for (int v = 0; v < NV; v++)
         out[v] = centre[v] + exponential(spread[v]) * ((const vec *)normal)[v];
-        for (int64_t k = v; k < count * NV; k += NV) {
-            vec z = (out[v] - t->centre[k]) * exponential(-t->spread[k]);
-            t->work[k] = -0.5f * z * z - t->spread[k] - (float)(0.5 * LOG_2PI);
-        }
+}
+
+/* Adds the log-density of x under those components. */
+static void add_normal(const Tile *t, int64_t count, const vec *x)
+{
+    for (int64_t k = 0; k < count * NV; k++) {
+        vec z = (x[k % NV] - t->centre[k]) * exponential(-t->spread[k]);
+        t->work[k] = -0.5f * z * z - t->spread[k] - (float)(0.5 * LOG_2PI);
     }
     add_log_prob(t, count);
 }
@@ -111,9 +115,14 @@ static void draw_von_mises(const Tile *t, int64_t count, int64_t atom, vec *out)
         double angle = centre[l] + von_mises(exp(spread[l]), state) + PI;
         ((float *)out)[l] = (float)(angle - 2.0 * PI * floor(angle / (2.0 * PI)) - PI);
     }
+}
+
+/* Adds the log-density of angles under those components. */
+static void add_von_mises(const Tile *t, int64_t count, const vec *x)
+{
     for (int64_t k = 0; k < count * NV; k++) {
         vec half, unused, kappa = exponential(t->spread[k]);
-        sine_cosine(0.5f * (out[k % NV] - t->centre[k]), &half, &unused);
+        sine_cosine(0.5f * (x[k % NV] - t->centre[k]), &half, &unused);
         t->work[k] = -2.0f * kappa * half * half - (float)LOG_2PI - log_bessel(kappa);
     }
     add_log_prob(t, count);

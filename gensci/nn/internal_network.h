@@ -49,6 +49,7 @@ typedef struct {
 } Molecule;
 
 typedef struct {
+    const vec *given;      /* (atoms, 3): torsion, bend, distance; null: they are drawn by */
     const double *uniform; /* (atoms, 3, LANES): components of torsion, bend, distance */
     const float *normal;   /* (atoms, 2, LANES): bend, distance */
     const uint64_t *seed;  /* (LANES): of the streams for torsions */

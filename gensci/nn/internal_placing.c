@@ -1,4 +1,4 @@
-/* Sampling pass of the internal-coordinate flow for tiles of LANES samples of one molecule.
+/* Sampling pass of the internal-coordinate flow, and its density, for tiles of LANES samples of one molecule.
  *
  * Atom by atom: the hidden state from the placed atoms, its torsion, bend and distance, its
  * position, then its keys and values. The equations are those of internal.py and
@@ -196,25 +196,35 @@ static void think(const Network *net, const Molecule *mol, const Tile *t, int64_
     normalise(t->h, t->hidden, net->scale, net->shift, n);
 }
 
+/* Takes the logarithm of the volume element of atom i's coordinates off the log-densities. */
+static void subtract_volume(const Molecule *mol, const Tile *t, int64_t i)
+{
+    vec volume[NV], sine, unused;
+    for (int v = 0; v < NV; v++) {
+        sine_cosine(t->bend[v], &sine, &unused);
+        vec d = logarithm(at_least(t->distance[v], 1e-30f));
+        vec closed = logarithm(at_least(t->bend[v], 1e-6f)) -
+                     logarithm(at_least(t->between[v], 1e-6f));
+        vec angular = d + logarithm(at_least(sine, 1e-6f));
+        volume[v] = d + (mol->closing[i] ? closed : angular);
+    }
+    for (int l = 0; l < LANES; l++) t->log_prob[l] -= ((const float *)volume)[l];
+}
+
 /* Where atom i lies. Draws that are no coordinates of a position make the sample impossible. */
 static void put(const Molecule *mol, const Tile *t, int64_t i)
 {
-    int closing = mol->closing[i];
     ivec fine[NV];
     for (int v = 0; v < NV; v++) {
-        vec d = t->distance[v], s = t->bend[v], between = t->between[v], across, bent, cosine;
-        vec sine, side, up;
-        sine_cosine(s, &bent, &cosine);
-        vec area = closing ? logarithm(at_least(s, 1e-6f)) - logarithm(at_least(between, 1e-6f))
-                           : logarithm(at_least(d, 1e-30f)) + logarithm(at_least(bent, 1e-6f));
-        t->volume[v] = logarithm(at_least(d, 1e-30f)) + area;
-        if (i == 0) continue;
-        if (closing) cosine = (d * d + between * between - s * s) / (2.0f * d * between);
+        vec d = t->distance[v], s = t->bend[v], between = t->between[v], unused, cosine;
+        vec sine, side, up, across;
+        sine_cosine(s, &unused, &cosine);
+        if (mol->closing[i]) cosine = (d * d + between * between - s * s) / (2.0f * d * between);
         if (i == 1) cosine = all(1.0f); /* along the x axis, by choice of the frame */
         fine[v] = (d > 0.0f) & (cosine >= -1.0f) & (cosine <= 1.0f) & (s > 0.0f);
-        if (!closing) fine[v] &= s < (float)PI;
+        if (!mol->closing[i]) fine[v] &= s < (float)PI;
         cosine = within(cosine, -1.0f, 1.0f);
-        across = root(at_least(1.0f - cosine * cosine, 0.0f));
+        across = root(1.0f - cosine * cosine);
         sine_cosine(t->torsion[v], &sine, &side);
         up = across * sine;
         side *= across;
@@ -225,10 +235,7 @@ static void put(const Molecule *mol, const Tile *t, int64_t i)
                 d * (cosine * axis[0] + side * axis[3 * NV] + up * axis[6 * NV]);
         }
     }
-    for (int l = 0; l < LANES; l++) {
-        t->log_prob[l] -= ((const float *)t->volume)[l];
-        if (i > 0) t->possible[l] &= ((const int32_t *)fine)[l] != 0;
-    }
+    for (int l = 0; l < LANES; l++) t->possible[l] &= ((const int32_t *)fine)[l] != 0;
 }
 
 /* Features, keys and values of atom i, for the atoms that come after. */
@@ -263,6 +270,21 @@ int64_t gensci_place_lanes(void) { return LANES; }
 
 int64_t gensci_place_rows(void) { return ROWS; }
 
+static void pass(const Network *net, const Molecule *mol, Tile *t, float *scratch)
+{
+    share_out(net, mol, (vec *)scratch, t);
+    for (int l = 0; l < LANES; l++) t->log_prob[l] = 0.0;
+    for (int64_t i = 0; i < mol->atoms; i++) {
+        frame(mol, t, i);
+        look(t, i);
+        think(net, mol, t, i);
+        coordinates(net, mol, t, i);
+        subtract_volume(mol, t, i);
+        if (!t->given && i > 0) put(mol, t, i);
+        if (i + 1 < mol->atoms) remember(net, mol, t, i);
+    }
+}
+
 /* Positions (atoms, 3, LANES) of a tile, its log-densities (LANES) without those of rotation and
  * centroid, and whether each sample is possible at all; scratch lies on 64 bytes. */
 void gensci_place(const Network *net, const Molecule *mol, const double *uniform,
@@ -271,18 +293,16 @@ void gensci_place(const Network *net, const Molecule *mol, const double *uniform
 {
     Tile t = {.uniform = uniform, .normal = normal, .seed = seed, .log_prob = log_prob,
               .possible = possible, .x = (vec *)x};
-    share_out(net, mol, (vec *)scratch, &t);
     memset(x, 0, sizeof(float) * (size_t)(3 * mol->atoms * LANES));
-    for (int l = 0; l < LANES; l++) {
-        log_prob[l] = 0.0;
-        possible[l] = 1;
-    }
-    for (int64_t i = 0; i < mol->atoms; i++) {
-        frame(mol, &t, i);
-        look(&t, i);
-        think(net, mol, &t, i);
-        draw_coordinates(net, mol, &t, i);
-        put(mol, &t, i);
-        if (i + 1 < mol->atoms) remember(net, mol, &t, i);
-    }
+    memset(possible, 1, LANES);
+    pass(net, mol, &t, scratch);
+}
+
+/* Log-densities (LANES), as above, of positions (atoms, 3, LANES) whose torsions, bends and
+ * distances (atoms, 3, LANES) are given. */
+void gensci_place_density(const Network *net, const Molecule *mol, float *x,
+                          const float *coordinates, double *log_prob, float *scratch)
+{
+    Tile t = {.given = (const vec *)coordinates, .log_prob = log_prob, .x = (vec *)x};
+    pass(net, mol, &t, scratch);
 }

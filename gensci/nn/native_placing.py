@@ -23,12 +23,14 @@ from .internal_temperature import RATIO
 
 if TYPE_CHECKING:
     from .internal import Block, InternalFlow
+    from .zmatrix import InternalCoordinates
 
 SOURCE = Path(__file__).with_name("internal_placing.c")
 # As in the source: samples of a tile, outputs formed together, rows that attention takes together,
 # and the sizes that are fixed: features and kinds of pairs, torsions on the grid, energies there.
 LANES, ROWS, BLOCK = 32, 8, 4
 KNOWN = (22, 9, 36, 3)
+LEAST = 8  # samples from which on a tile that is not full is faster than torch
 
 LAYER = (
     *("see", "see_bias", "key_scale", "key_shift", "key", "key_bias", "value", "value_bias"),
@@ -113,6 +115,13 @@ def fits(flow: InternalFlow) -> bool:
     return plain and known and sizes and len(flow.blocks) > 0 and not isinstance(library(), str)
 
 
+def tells_density(flow: InternalFlow, x: Tensor) -> bool:
+    """Whether the kernel is the faster way to the densities of x: no gradient is asked for."""
+    learning = x.requires_grad or any(p.requires_grad for p in flow.parameters())
+    wanted = torch.is_grad_enabled() and learning
+    return len(x) >= LEAST and x.dtype == torch.float32 and not wanted and fits(flow)
+
+
 def kernel_status() -> str:
     """One line on what draws from the internal-coordinate flow on a CPU, and why."""
     found = library()
@@ -131,7 +140,7 @@ def library() -> ctypes.CDLL | str:
 
 
 class NativePlacing:
-    """The sampling pass by the C kernel, with the weights as they are now.
+    """The sampling pass by the C kernel, and its density, with the weights as they are now.
 
     Tiles of samples are shared out to torch's number of threads; the bits of a sample depend
     neither on those nor on how many are drawn together.
@@ -163,24 +172,40 @@ class NativePlacing:
         n = len(variates.seed)
         count = -(-n // LANES)
         uniform, normal = (_tiles(v, count) for v in variates[:2])
-        seed = F.pad(variates.seed, (0, count * LANES - n))
+        seed = F.pad(variates.seed, (0, count * LANES - n)).view(count, LANES)
         x = torch.empty(count, self.atoms, 3, LANES)
         log_prob = torch.empty(count, LANES, dtype=torch.float64)
         possible = torch.empty(count, LANES, dtype=torch.bool)
+        self._run(library().gensci_place, (uniform, normal, seed, x, log_prob, possible))
+        placed = x.permute(0, 3, 1, 2).reshape(count * LANES, self.atoms, 3)[:n]
+        impossible = ~possible.flatten()[:n, None, None]
+        return placed.masked_fill(impossible, torch.nan), log_prob.flatten()[:n]
+
+    def log_prob(self, x: Tensor, ic: InternalCoordinates) -> Tensor:
+        """Log q (n,) float64 of positions x (n, atoms, 3) nm with these internal coordinates.
+
+        Both in placing order; it is what the pass tells of the positions that it draws.
+        """
+        n = len(x)
+        count = -(-n // LANES)
+        given = torch.stack((ic.torsion, ic.bend, ic.distance), -1).float()
+        log_prob = torch.empty(count, LANES, dtype=torch.float64)
+        placed = _tiles(x - x[:, :1], count)
+        self._run(library().gensci_place_density, (placed, _tiles(given, count), log_prob))
+        return log_prob.flatten()[:n]
+
+    def _run(self, function: Any, tensors: tuple[Tensor, ...]) -> None:
+        """Call a function of the kernel for every tile of the tensors (tiles, ...)."""
+        count = len(tensors[0])
         threads = max(1, min(count, torch.get_num_threads()))
 
         def work(first: int) -> None:
             scratch = torch.zeros(self.scratch_size, dtype=torch.uint8)
             for tile in range(first, count, threads):
-                own = seed[tile * LANES :]
-                parts = (uniform[tile], normal[tile], own, x[tile], log_prob[tile], possible[tile])
-                pointers = (ctypes.c_void_p(part.data_ptr()) for part in (*parts, scratch))
-                library().gensci_place(*self.pointers, *pointers)
+                parts = (*(tensor[tile] for tensor in tensors), scratch)
+                function(*self.pointers, *(ctypes.c_void_p(part.data_ptr()) for part in parts))
 
         _share(work, threads)
-        placed = x.permute(0, 3, 1, 2).reshape(count * LANES, self.atoms, 3)[:n]
-        impossible = ~possible.flatten()[:n, None, None]
-        return placed.masked_fill(impossible, torch.nan), log_prob.flatten()[:n]
 
     def _keep(self, value: Tensor) -> int:
         """Address of a tensor, which stays alive as long as this object."""

@@ -89,6 +89,38 @@ def test_other_temperatures(ratio):
     check_density(random_flow("odd"), InternalFlow.tempered(conditioning("PW"), ratio))
 
 
+@pytest.mark.parametrize("text", ["AA", "PW", "~PW"])
+@pytest.mark.parametrize("ratio", [1.0, 1.7])
+def test_density_of_given_positions_is_that_of_the_parallel_pass(text, ratio):
+    flow, cond = random_flow("odd"), conditioning(text)
+    if ratio != 1.0:
+        cond = InternalFlow.tempered(cond, ratio)
+    start = torch.as_tensor(build_peptide(text.lstrip("~")).positions).float()
+    x = start + 0.003 * torch.randn(70, *start.shape, generator=torch.Generator().manual_seed(9))
+    x = x - x.mean(1, keepdim=True)
+    model, double = exact(flow, cond)
+    expected = model.log_prob(x.double(), double)
+    placed = x[:, cond["order"]]
+    ic = internal_coordinates(placed, zmatrix_of(cond))
+    found = NativePlacing(flow, cond).log_prob(placed, ic) - LOG_HAAR
+    found = found + model._centroid_log_prob(x.mean(1).double(), x.shape[1])
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-6)
+    torchs = flow.log_prob(x, cond).double()
+    assert (found - expected).abs().max() < 4 * (torchs - expected).abs().max()
+
+
+def test_the_kernel_tells_densities_where_no_gradient_is_asked_for():
+    flow, x = copy.deepcopy(random_flow()), torch.zeros(8, 5, 3)
+    assert native_placing.tells_density(flow, x)
+    assert not native_placing.tells_density(flow, x[:7])
+    assert not native_placing.tells_density(flow, x.double())
+    assert not native_placing.tells_density(flow, x.clone().requires_grad_())
+    flow.requires_grad_(True)
+    assert not native_placing.tells_density(flow, x)
+    with torch.no_grad():
+        assert native_placing.tells_density(flow, x)
+
+
 def stream(seeds, atom):
     """Uniform numbers of splitmix64, one per sample at each call."""
 
