@@ -7,7 +7,6 @@
 #include "internal_network.h"
 
 #define LOG_2PI 1.83787706640934548
-#define ATTEMPTS 10000 /* two are taken on average; more mean that the concentration is no number */
 
 /* Log of the sum of e^row. */
 static void log_sum(const vec *rows, int64_t count, vec *out)
@@ -93,16 +92,16 @@ static double next_uniform(uint64_t *state)
 /* A von Mises draw about zero, as in mixtures.py (Best and Fisher 1979, doi:10.2307/2346732). */
 static double von_mises(double kappa, uint64_t state)
 {
+    if (!(kappa < INFINITY)) return NAN; /* of a network that is broken */
     kappa = kappa < 1e-6 ? 1e-6 : kappa;
     double tau = 1.0 + sqrt(1.0 + 4.0 * kappa * kappa);
     double rho = (tau - sqrt(2.0 * tau)) / (2.0 * kappa), r = (1.0 + rho * rho) / (2.0 * rho);
-    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+    for (;;) {
         double z = cos(PI * next_uniform(&state)), u = next_uniform(&state);
         double side = next_uniform(&state) > 0.5 ? 1.0 : -1.0;
         double f = fmin(fmax((1.0 + r * z) / (r + z), -1.0), 1.0), c = kappa * (r - f);
         if (c * (2.0 - c) > u || log(c / u) + 1.0 - c >= 0.0) return side * acos(f);
     }
-    return NAN;
 }
 
 /* One draw from von Mises components whose log-concentrations are `spread`, in [-pi, pi]. */

@@ -55,8 +55,9 @@ static inline vec near_reciprocal_root(vec x) { return (vec)(0x5F3759DF - ((ivec
 #define NEWTON 3
 #endif
 
-static inline vec at_most(vec x, float bound) { return lesser(x, all(bound)); }
-static inline vec at_least(vec x, float bound) { return greater(x, all(bound)); }
+/* Of two operands the instructions give the second where one is no number: bounds keep NaN. */
+static inline vec at_most(vec x, float bound) { return lesser(all(bound), x); }
+static inline vec at_least(vec x, float bound) { return greater(all(bound), x); }
 static inline vec within(vec x, float low, float high) { return at_most(at_least(x, low), high); }
 
 /* 1 / x of a normal number below 1e37. */
@@ -113,7 +114,7 @@ static inline vec logarithm(vec x)
     p = p * f - 0.249999896f;
     p = p * f + 0.333333313f;
     vec small = p * f * f * f - 0.5f * f * f + k * -2.12194440e-4f;
-    return k * 0.693359375f + (f + small);
+    return k * 0.693359375f + (f + small) + (x - x); /* the last keeps NaN */
 }
 
 /* Sine and cosine of an angle of some turns. */

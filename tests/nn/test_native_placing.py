@@ -215,6 +215,21 @@ def test_rings_that_cannot_be_closed_are_rows_of_nan(monkeypatch):
     assert log_q.isfinite().all()
 
 
+def test_what_is_no_number_stays_none():
+    flow, cond = copy.deepcopy(random_flow()), conditioning("AA")
+    x, _ = draws(flow, cond, 40)
+    ic = internal_coordinates(x, zmatrix_of(cond))
+    before = NativePlacing(flow, cond).log_prob(x, ic)
+    x[3, 12, 1] = torch.nan
+    after = NativePlacing(flow, cond).log_prob(x, internal_coordinates(x, zmatrix_of(cond)))
+    assert after.isnan().nonzero().tolist() == [[3]]
+    assert torch.equal(after[4:], before[4:])
+    flow.blocks[0].query.weight[0, 0] = torch.nan
+    x, log_q = draws(flow, cond, 40)
+    assert x.isnan().all()
+    assert log_q.isnan().all()
+
+
 def plain_flow(bias):
     """One component for each coordinate, with parameters that depend on nothing."""
     flow = InternalFlow(**SIZES["small"], torsion_components=1, stiff_components=1)
