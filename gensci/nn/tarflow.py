@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from gensci.core.registry import MODELS
 from gensci.nn import peptide_encoding
-from gensci.nn.inverse import make_inverse
+from gensci.nn.inverse import kept_inverse, make_inverse, rows_at_once
 from gensci.nn.rotations import uniform_rotations
 from gensci.nn.transformer import LayerTerms, TransformerLayer, sinusoid
 
@@ -184,7 +184,12 @@ class TarFlowPeptide(nn.Module):
 
     @torch.no_grad()
     def sample_and_log_prob(
-        self, n: int, cond: Condition, generator: torch.Generator, batch_size: int = 1024
+        self,
+        n: int,
+        cond: Condition,
+        generator: torch.Generator,
+        batch_size: int | None = None,
+        precision: str | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw positions of one system with the log-density of the drawing pass itself.
 
@@ -192,7 +197,10 @@ class TarFlowPeptide(nn.Module):
             n: Number of samples.
             cond: Condition of the system, without batch dimension or padding.
             generator: Source of the noise; its device may differ from the network's.
-            batch_size: Samples computed together; bounds the memory of the cache.
+            batch_size: Samples computed together; by default what memory bears.
+            precision: Of the conditioner's matrix products: "highest", "high" or "medium"; by
+                default as `torch.set_float32_matmul_precision` says. The log-density is that of
+                the flow as it was computed, so weights are right at each.
 
         Returns:
             Positions (n, atoms, 3), nm, and log-density (n,), nats.
@@ -204,9 +212,10 @@ class TarFlowPeptide(nn.Module):
         )
         if "temperature_ratio" in cond:
             noise = noise * cond["temperature_ratio"].to(noise).sqrt()
-        inverse = make_inverse(self, cond)
+        inverse = kept_inverse(self, cond, precision)
+        rows = rows_at_once(self, atoms) if batch_size is None else max(1, batch_size)
         parts = []
-        for z in noise.to(like.device).split(max(1, batch_size)):
+        for z in noise.to(like.device).split(rows):
             x, log_det = inverse(z)
             log_q = self._log_density(z, log_det, 3 * atoms, cond)
             parts.append((x * self.sigma_data, log_q))
