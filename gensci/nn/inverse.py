@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -72,14 +72,21 @@ def make_inverse(
     return TorchInverse(parts, precision)
 
 
-_KEPT: WeakKeyDictionary[TarFlowPeptide, tuple[Any, dict[str, Tensor], BlockInverse]]
+class Kept(NamedTuple):
+    """An inverse and how many samples it is to draw together, settled while memory was free."""
+
+    invert: BlockInverse
+    rows: int
+
+
+_KEPT: WeakKeyDictionary[TarFlowPeptide, tuple[Any, dict[str, Tensor], Kept]]
 _KEPT = WeakKeyDictionary()
 
 
 def kept_inverse(
     network: TarFlowPeptide, cond: dict[str, Tensor], precision: str | None = None
-) -> BlockInverse:
-    """`make_inverse`, or what it returned last for the same network, weights and condition."""
+) -> Kept:
+    """What `make_inverse` returns; again the last one while network and condition are the same."""
     precision = precision or torch.get_float32_matmul_precision()
     values = [*network.parameters(), *cond.values()]
     versions = [(v.data_ptr(), 0 if v.is_inference() else v._version) for v in values]
@@ -91,9 +98,10 @@ def kept_inverse(
     if same and all(found[1][key] is value for key, value in cond.items()):
         return found[2]
     _KEPT.pop(network, None)  # its memory goes before new is taken
-    inverse = make_inverse(network, cond, precision=precision)
-    _KEPT[network] = state, dict(cond), inverse
-    return inverse
+    rows = rows_at_once(network, len(cond["mask"]))
+    kept = Kept(make_inverse(network, cond, precision=precision), rows)
+    _KEPT[network] = state, dict(cond), kept
+    return kept
 
 
 def rows_at_once(network: TarFlowPeptide, atoms: int, free: int | None = None) -> int:

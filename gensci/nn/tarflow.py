@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from gensci.core.registry import MODELS
 from gensci.nn import peptide_encoding
-from gensci.nn.inverse import kept_inverse, make_inverse, rows_at_once
+from gensci.nn.inverse import kept_inverse, make_inverse
 from gensci.nn.rotations import uniform_rotations
 from gensci.nn.transformer import LayerTerms, TransformerLayer, sinusoid
 
@@ -212,10 +212,9 @@ class TarFlowPeptide(nn.Module):
         )
         if "temperature_ratio" in cond:
             noise = noise * cond["temperature_ratio"].to(noise).sqrt()
-        inverse = kept_inverse(self, cond, precision)
-        rows = rows_at_once(self, atoms) if batch_size is None else max(1, batch_size)
+        inverse, rows = kept_inverse(self, cond, precision)
         parts = []
-        for z in noise.to(like.device).split(rows):
+        for z in noise.to(like.device).split(max(1, batch_size or rows)):
             x, log_det = inverse(z)
             log_q = self._log_density(z, log_det, 3 * atoms, cond)
             parts.append((x * self.sigma_data, log_q))
