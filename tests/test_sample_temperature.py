@@ -75,7 +75,7 @@ def test_mean_energy_at_400_k_is_that_of_simulated_replica_exchange(drawn, tmp_p
     energy = system.force_field.energy(samples.x["positions"]).double().numpy()
     mean, error = estimate(energy, samples.log_weight.numpy())
     simulate = "simulate --length 40ps --frame-interval 0.2ps --time-step 2fs --ladders 8"
-    more = "--system AA --system.temperature 400 --temperatures 4 --equilibration 6ps --seed 5"
+    more = "--system AA --coldest 400 --temperatures 4 --equilibration 6ps --seed 5"
     assert main([*simulate.split(), *more.split(), "--out", str(tmp_path / "md")]) == 0
     from safetensors.torch import load_file
 
