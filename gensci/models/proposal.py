@@ -77,7 +77,11 @@ class FlowProposal:
 
     def log_prob(self, x: Tensors) -> Tensor:
         """Log-density (n,) of given conformations."""
-        chunks = self._chunks(x["positions"])
+        placed = self._to_network(x["positions"])
+        by_kernel = getattr(self.network, "density_by_kernel", None)
+        if by_kernel is not None and by_kernel(placed):
+            return self.network.log_prob(placed, self.cond)
+        chunks = self._chunks(placed)
         return torch.cat([self.network.log_prob(part, self.cond) for part in chunks])
 
     def log_prob_and_grad(self, x: Tensors) -> tuple[Tensor, Tensors]:
