@@ -1,6 +1,6 @@
 """Time until the torsions of an unseen tetrapeptide are right: flow, replica exchange, OpenMM.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_amortization.py --model peptide-small
+    OMP_NUM_THREADS=1 python benchmarks/bench_amortization.py --model peptide
     python benchmarks/bench_amortization.py --names CCVH,GCDE --methods gensci --model PATH
     python benchmarks/bench_amortization.py --table --figure amortization.png
 
@@ -250,7 +250,7 @@ class Options(argparse.Namespace):
 def parse() -> Options:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", default="ARIP", help="tetrapeptides with a reference ensemble")
-    parser.add_argument("--model", default="peptide-small", help="checkpoint: a name or a folder")
+    parser.add_argument("--model", default="peptide", help="checkpoint: a name or a folder")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--multiple", type=float, default=1.25, help="level, in halves' T-W2")
     for method, seconds in BUDGETS.items():

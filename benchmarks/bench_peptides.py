@@ -1,6 +1,6 @@
 """Weighted samples of the published test peptides, beside the published figures.
 
-    python benchmarks/bench_peptides.py --length 2 --model peptide-small     # all 30
+    python benchmarks/bench_peptides.py --length 2 --model peptide     # all 30
     python benchmarks/bench_peptides.py --length 4 --model PATH --names ARIP,CCVH
     python benchmarks/bench_peptides.py --length 2 --table                   # print what is known
 
@@ -223,7 +223,7 @@ def merged(record: dict[str, Any] | None, run: dict[str, Any], length: int) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, choices=LENGTHS, required=True)
-    parser.add_argument("--model", default="peptide-small", help="checkpoint: a name or a folder")
+    parser.add_argument("--model", default="peptide", help="checkpoint: a name or a folder")
     parser.add_argument("--names", default="all", help="comma-separated test peptides, or all")
     parser.add_argument("--sampler", choices=sorted(USUAL_SAMPLES), default="importance")
     parser.add_argument("--num-samples", type=int, help="10,000 for importance, 256 for smc")

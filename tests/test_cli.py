@@ -319,7 +319,7 @@ def test_the_doctor_names_device_and_kernel(capsys):
     ("damage", "part"),
     [
         (None, "all well"),
-        ("missing", "problem           the default checkpoint peptide-small is missing"),
+        ("missing", "problem           the default checkpoint peptide is missing"),
         ("changed", "SHA-256 differs"),
     ],
 )
@@ -333,7 +333,7 @@ def test_the_doctor_fails_without_a_sound_default_checkpoint(
     pytest.importorskip("mdtraj")
     network = InternalFlow(channels=16, num_layers=1, num_heads=2, pair_channels=4)
     config = {"class": "peptide-internal", "settings": network.settings}
-    name = "another" if damage == "missing" else "peptide-small"
+    name = "another" if damage == "missing" else "peptide"
     folder = checkpoint.save_checkpoint(tmp_path / name, network.state_dict(), config)
     if damage == "changed":
         weights = bytearray((folder / "model.safetensors").read_bytes())
@@ -341,7 +341,7 @@ def test_the_doctor_fails_without_a_sound_default_checkpoint(
         (folder / "model.safetensors").write_bytes(weights)
     found = {**checkpoint.list_checkpoints(), name: folder}
     if damage == "missing":
-        del found["peptide-small"]
+        del found["peptide"]
     monkeypatch.setattr(checkpoint, "list_checkpoints", lambda: found)
     assert main(["doctor"]) == (1 if damage else 0)
     assert part in capsys.readouterr().out

@@ -34,7 +34,7 @@ def run_sample(
         sampler: importance, smc, mcmc, direct, twisted-smc, tempering, slice, hmc or nuts;
             `gensci list samplers` shows their settings. By default direct for crystals and
             molecules, else importance.
-        checkpoint: name or folder of the model that proposes; by default peptide-small, crystals,
+        checkpoint: name or folder of the model that proposes; by default peptide, crystals,
             molecules or lisa-loud, as the system is.
         out: run folder, by default results/NAME; with a file, one sub-folder per system.
         seed: of all randomness; by default it varies, and is written to run.json.

@@ -98,7 +98,7 @@ class PeptideTarget:
 
 
 @SYSTEMS.register(
-    "peptide", proposal="checkpoint", example="peptide:AA", checkpoint="peptide-small"
+    "peptide", proposal="checkpoint", example="peptide:AA", checkpoint="peptide"
 )
 @dataclass(frozen=True, eq=False)
 class PeptideSystem:

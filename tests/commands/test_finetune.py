@@ -225,13 +225,13 @@ def test_finetuning_glycine_with_the_shipped_flow_is_better_on_new_draws(work):
     system = PeptideSystem.from_text("G")
     target = system.target("cpu", torch.float32)
     found = {}
-    for checkpoint in ("peptide-small", "g"):
+    for checkpoint in ("peptide", "g"):
         proposal = load_proposal(checkpoint, system.peptide, "cpu")
         verdict = make_sampler("importance").run(target, proposal, 3000, seed=77).meta["verdict"]
         found[checkpoint] = verdict
-    assert found["g"]["ess_fraction"] > 1.3 * found["peptide-small"]["ess_fraction"]
+    assert found["g"]["ess_fraction"] > 1.3 * found["peptide"]["ess_fraction"]
     error = sum(v["log_z_error"] ** 2 for v in found.values()) ** 0.5
-    assert abs(found["g"]["log_z"] - found["peptide-small"]["log_z"]) < 4 * error
+    assert abs(found["g"]["log_z"] - found["peptide"]["log_z"]) < 4 * error
 
 
 def test_the_temperature_of_the_data_is_handed_on(parent, work):

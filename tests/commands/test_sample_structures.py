@@ -228,7 +228,7 @@ def test_guided_crystals_can_be_steered_but_not_weighted(model):
         ("crystal", "direct", "crystals"),
         ("smiles", "direct", "molecules"),
         ("molecule", "direct", "molecules"),
-        ("peptide", "importance", "peptide-small"),
+        ("peptide", "importance", "peptide"),
         ("toy", "importance", ""),
     ],
 )
