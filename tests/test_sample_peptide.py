@@ -201,7 +201,8 @@ def test_the_target_takes_the_centroid_of_the_flow(tmp_path_factory, work):
 
 
 def test_settings_of_the_system_reach_the_target(checkpoint, work):
-    assert main(command(checkpoint, "--system.temperature", "620", "--out", "hot")) == 0
+    hot = ["--system.temperature", "620", "--proposal.temperature", "310"]
+    assert main(command(checkpoint, *hot, "--out", "hot")) == 0
     assert main(command(checkpoint, "--out", "body")) == 0
     hot, body = (np.load(work / name / "samples.npz") for name in ("hot", "body"))
     from gensci.systems.peptide import PeptideSystem
