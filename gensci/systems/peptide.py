@@ -97,9 +97,7 @@ class PeptideTarget:
         return torch.where(allowed, log_prob, -torch.inf)
 
 
-@SYSTEMS.register(
-    "peptide", proposal="checkpoint", example="peptide:AA", checkpoint="peptide"
-)
+@SYSTEMS.register("peptide", proposal="checkpoint", example="peptide:AA", checkpoint="peptide")
 @dataclass(frozen=True, eq=False)
 class PeptideSystem:
     """A peptide in implicit water: amber14 with OBC1, by its sequence (AA, AAAA, Ace-A-Nme).

@@ -85,7 +85,8 @@ def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch
     _, second, later = load_checkpoint(folder)
     assert first == second
     assert later["steps"] == 60, "the second command went on from the first"
-    assert later["metrics"]["val_nll"] < meta["metrics"]["val_nll"] - 0.05
+    gain = 0.02 if config == "peptide" else 0.05  # it starts from a trained flow
+    assert later["metrics"]["val_nll"] < meta["metrics"]["val_nll"] - gain
     proposal = load_proposal(str(folder), build_peptide("GA"), "cpu")
     x, log_q = proposal.sample_and_log_prob(6, torch.Generator().manual_seed(0))
     torch.testing.assert_close(proposal.log_prob(x), log_q, rtol=1e-4, atol=1e-2)
