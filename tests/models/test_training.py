@@ -21,7 +21,7 @@ from gensci.sims.peptide import build_peptide
 
 SMALL = {
     "peptide-internal": ["channels=16", "num_layers=1", "num_heads=2", "pair_channels=4"],
-    "peptide": ["channels=128", "num_layers=4", "num_heads=4", "pair_channels=32"],
+    "peptide": ["channels=16", "num_layers=1", "num_heads=2", "pair_channels=4"],
     "peptide-flow": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
     "prose-288m": ["channels=16", "num_blocks=2", "layers_per_block=1", "head_dim=8"],
 }
@@ -33,7 +33,10 @@ PARAMETERS = {
     "tarflow": 115_689_272,  # counted in the official network
 }
 SIZES = (("small", 10), ("large", 20))
-MORE = {"prose-288m": ["--trainer.accumulate_grad_batches", "2"]}
+MORE = {
+    "prose-288m": ["--trainer.accumulate_grad_batches", "2"],
+    "peptide": ["--model.start_from", "null"],  # a trained flow has little left to gain
+}
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING]
 
 
@@ -85,8 +88,7 @@ def test_training_learns_resumes_and_exports(config, data, tmp_path, monkeypatch
     _, second, later = load_checkpoint(folder)
     assert first == second
     assert later["steps"] == 60, "the second command went on from the first"
-    gain = 0.02 if config == "peptide" else 0.05  # it starts from a trained flow
-    assert later["metrics"]["val_nll"] < meta["metrics"]["val_nll"] - gain
+    assert later["metrics"]["val_nll"] < meta["metrics"]["val_nll"] - 0.05
     proposal = load_proposal(str(folder), build_peptide("GA"), "cpu")
     x, log_q = proposal.sample_and_log_prob(6, torch.Generator().manual_seed(0))
     torch.testing.assert_close(proposal.log_prob(x), log_q, rtol=1e-4, atol=1e-2)
