@@ -25,7 +25,7 @@ if [ "${REHEARSAL:-}" = 1 ]; then
     model=(warmup_steps=3 own_samples=4 energy_after=6)
 else
     length=36ps equilibration=9ps ladders=8 draws=10000 judged=AA,RT,ARIP,CCVH,GCDE,FESD
-    # 3.9 million parameters, 15.6 MB
+    # 4,437,728 parameters, 17.8 MB
     network=(channels=256 num_layers=6 num_heads=8 pair_channels=48)
     batch=(groups_per_batch=16 frames_per_group=64 batches_per_epoch=100)
     model=(warmup_steps=200 own_samples=64 energy_after=1500 learning_rate=1e-3)
