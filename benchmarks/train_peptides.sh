@@ -25,8 +25,8 @@ if [ "${REHEARSAL:-}" = 1 ]; then
     model=(warmup_steps=3 own_samples=4 energy_after=6)
 else
     length=36ps equilibration=9ps ladders=8 draws=10000 judged=AA,RT,ARIP,CCVH,GCDE,FESD
-    # 4,437,728 parameters, 17.8 MB
-    network=(channels=256 num_layers=6 num_heads=8 pair_channels=48)
+    # 3,809,360 parameters, 15.2 MB: a checkpoint may have 16
+    network=(channels=256 num_layers=5 num_heads=8 pair_channels=48)
     batch=(groups_per_batch=16 frames_per_group=64 batches_per_epoch=100)
     model=(warmup_steps=200 own_samples=64 energy_after=1500 learning_rate=1e-3)
 fi
