@@ -3,6 +3,8 @@ SYSTEM ?= AA
 N ?= 2000
 OUT ?=
 ARGS ?=
+# `make test` runs whole files side by side, each process with one thread
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && echo 4 || echo $$n)
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
@@ -19,7 +21,7 @@ sample: $(VENV)/.sample-installed
 	@$(BIN)/gensci sample --system "$(SYSTEM)" --num-samples $(N) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 test: $(VENV)/.test-installed
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n $(JOBS) --dist loadfile)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "gensci needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 1; }

@@ -11,7 +11,8 @@ The claim: at the same number of simulations our mean C2ST is at or below that o
 Lueckmann et al. 2021 (arXiv:2101.04653) on most tasks, and training and drawing take a fraction of
 sbi's CPU time. One set of settings serves all tasks. Each (task, observation, budget) is one JSON
 in results/bench_snl/ (not in git); what is there is not done again, so a killed run goes on. All of
-them together are written to benchmarks/results/snl.json. Judged as in the benchmark by its own
+them together are written to benchmarks/results/snl.json, and what that file holds judged counts as
+done in a new checkout too. Judged as in the benchmark by its own
 reference posteriors: `pip install --no-deps sbibm`.
 """
 
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 import snl_table
 import torch
-from bench_environment import environment, write_results
+from bench_environment import RESULTS, environment, write_results
 from snl_judging import task_prior
 
 # imports Lightning, which is not to be counted as training
@@ -151,8 +152,6 @@ def write(path: Path, record: dict) -> None:
 def judge(path: Path) -> None:
     """Add the benchmark's own C2ST to a record that lacks it."""
     record = json.loads(path.read_text())
-    if "c2st" in record:
-        return
     with np.load(path.with_suffix(".npz")) as found:
         theta = torch.from_numpy(found["theta"])
     reference = load_reference(load_task(record["task"]), record["observation"])
@@ -183,6 +182,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    restore()
     if not arguments.table:
         run_all(arguments)
         if not arguments.later:
@@ -214,9 +214,25 @@ def judge_all(tasks: list[str]) -> None:
         with np.load(path.with_suffix(".npz")) as found:
             return found["theta"].shape[1], path.stem.split("-")[2:], path.stem
 
-    for path in sorted(PARTS.glob("*.json"), key=cost):
+    open_parts = [
+        path for path in PARTS.glob("*.json") if "c2st" not in json.loads(path.read_text())
+    ]
+    for path in sorted(open_parts, key=cost):
         if path.stem.split("-")[1] in tasks:
             judge(path)
+
+
+def restore() -> None:
+    """Lay out again what was judged elsewhere; what was not judged lacks its draws."""
+    committed = RESULTS / "snl.json"
+    if not committed.exists():
+        return
+    PARTS.mkdir(parents=True, exist_ok=True)
+    for record in json.loads(committed.read_text())["records"]:
+        method, task = record["method"], record["task"]
+        path = PARTS / f"{method}-{task}-{record['observation']:02d}-{record['budget']}.json"
+        if "c2st" in record and not path.exists():
+            write(path, record)
 
 
 if __name__ == "__main__":
