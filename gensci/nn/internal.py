@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 
 from gensci.core.registry import MODELS
 
-from . import native_placing
+from . import internal_packed, native_placing
 from .internal_encoding import MAX_HOPS, NUM_NAMES, NUM_RESIDUES, Tensors, encode_internal
 from .internal_features import (
     IC_FEATURES,
@@ -36,7 +36,7 @@ from .internal_placing import LOG_HAAR, Placing
 from .internal_temperature import RATIO
 from .mixtures import mixture_normal_log_prob, mixture_von_mises_log_prob
 from .rotations import uniform_rotations
-from .steric import steric_features
+from .steric import steric_features, steric_of_placed
 from .zmatrix import (
     Frames,
     InternalCoordinates,
@@ -82,21 +82,27 @@ class Block(nn.Module):
         kv = kv.unflatten(-1, (2 * self.num_heads, -1)).transpose(1, 2)
         return kv[:, : self.num_heads], kv[:, self.num_heads :]
 
+    def queries(self, h: Tensor) -> Tensor:
+        """Queries (batch, heads, Q, head_dim), scaled."""
+        q = self.query(self.norm_query(h)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return q * self.head_dim**-0.5
+
+    def update(self, h: Tensor, seen: Tensor, looks: Tensor) -> Tensor:
+        """Add to h what was seen: values (batch, Q, heads, head_dim), pairs (..., heads, P)."""
+        h = h + self.out(torch.cat((seen.flatten(-2), looks.flatten(-2)), -1))
+        return h + self.mlp(h)
+
     def forward(
         self, h: Tensor, key: Tensor, value: Tensor, pair: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Update h (batch, Q, C) from K placed atoms; mask (Q, K) True where Q may look."""
-        q = self.query(self.norm_query(h)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        logits = (q * self.head_dim**-0.5) @ key.transpose(-1, -2)
+        logits = self.queries(h) @ key.transpose(-1, -2)
         logits = logits + self.pair_bias(pair).permute(0, 3, 1, 2)
         if mask is not None:
             logits = logits.masked_fill(~mask, -1e9)
         null = self.null[None, :, None, None].expand(*logits.shape[:-1], 1)
         weight = torch.softmax(torch.cat((logits, null), -1), -1)[..., :-1]
-        seen = (weight @ value).transpose(1, 2).flatten(-2)
-        looks = (weight.transpose(1, 2) @ pair).flatten(-2)
-        h = h + self.out(torch.cat((seen, looks), -1))
-        return h + self.mlp(h)
+        return self.update(h, (weight @ value).transpose(1, 2), weight.transpose(1, 2) @ pair)
 
 
 @MODELS.register("peptide-internal")
@@ -159,8 +165,8 @@ class InternalFlow(nn.Module):
     def fuse(self) -> None:
         """Compile the parts where a training step spends its time: many small operations.
 
-        It takes a minute or two, needs a C++ compiler on a CPU, and pays in long trainings only.
-        What the parts compute stays the same but for rounding.
+        It takes a minute or two and pays in long trainings only; on a CPU, ``internal_packed`` is
+        used there instead. What the parts compute stays the same but for rounding.
         """
         compiled = partial(torch.compile, dynamic=True)
         self._fused = Fused(
@@ -215,6 +221,8 @@ class InternalFlow(nn.Module):
 
     def hidden(self, x: Tensor, ic: InternalCoordinates, cond: Tensors) -> Tensor:
         """Hidden states (batch, atoms, C) for x in placing order; row i sees atoms before i."""
+        if internal_packed.serves(self, x):
+            return internal_packed.hidden(self, x, ic, cond)
         num_atoms = x.shape[1]
         every = slice(0, num_atoms)
         features = ic_features(ic, cond, every)
@@ -244,12 +252,20 @@ class InternalFlow(nn.Module):
             if not rigid:
                 p, g, s = (x[:, cond[key][rows]] for key in ("parent", "grand", "side"))
                 with full_precision(x):
-                    placed = rows[:, None] > index
-                    look = self._fused.steric if self._fused else steric_features
-                    steric = look(x, frames(p, g, s), g, cond, rows, placed)
+                    steric = self._steric(x, frames(p, g, s), g, cond, rows)
             given = self.heads.torsion_given(h[:, rows], steric, cond, rows)
             total = total + mixture_von_mises_log_prob(ic.torsion[:, rows], *given).sum(-1)
         return total
+
+    def _steric(
+        self, x: Tensor, frame: Frames, grand: Tensor, cond: Tensors, rows: Tensor
+    ) -> Tensor:
+        """Energies (batch, rows, GRID, FEATURES) of the rotors of placed atoms x."""
+        if internal_packed.serves(self, x):
+            return steric_of_placed(x, frame, grand, cond, rows)
+        placed = rows[:, None] > torch.arange(x.shape[1], device=x.device)
+        look = self._fused.steric if self._fused else steric_features
+        return look(x, frame, grand, cond, rows, placed)
 
     def log_prob(self, x: Tensor, cond: Tensors) -> Tensor:
         """Log-density (nats) on R^{3N} of x (batch, atoms, 3) nm, one molecule: (batch,).

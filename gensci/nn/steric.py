@@ -24,6 +24,7 @@ COULOMB = 138.935457  # kJ/mol nm / e^2
 KT = 2.5775  # kJ/mol at 310 K, the scale of the features
 LARGEST = 25.0  # kT; more is a clash all the same
 UNITED = 1.15  # sigma of a heavy atom whose hydrogens are still to come, roughly
+ROTORS = 4  # taken together by ``steric_of_placed``
 ONE_FOUR_LJ, ONE_FOUR_COULOMB = 0.5, 1 / 1.2
 
 
@@ -98,6 +99,31 @@ def steric_features(
     charge = charge * torch.where(fourth, ONE_FOUR_COULOMB, 1.0) * (COULOMB / KT / 10)
     features.append(_bounded((charge / squared.sqrt()).sum((2, 4))))
     return -torch.stack(features, dim=-1)
+
+
+def steric_of_placed(
+    x: Tensor, frame: Frames, grand: Tensor, cond: Tensors, rows: Tensor
+) -> Tensor:
+    """``steric_features`` of all rotors of molecules that are placed, each seeing what came before.
+
+    Rotors with as many followers go together, few at a time: no energy is formed that would not
+    count, and what is formed stays in a core's cache.
+
+    Args:
+        x: (batch, K, 3) nm; ``frame`` (batch, R); ``grand`` (batch, R, 3).
+        cond: of the molecule; ``rows`` (R,) the rotors, in placing order.
+    """
+    size = (cond["group"][rows] >= 0).sum(1)
+    parts, order = [], []
+    for members in size.unique().tolist():
+        few = {**cond, "group": cond["group"][:, :members]}
+        for own in (size == members).nonzero()[:, 0].split(ROTORS):
+            last = int(rows[own[-1]])
+            placed = rows[own][:, None] > torch.arange(last, device=x.device)
+            there = Frames(frame.origin[:, own], frame.axes[:, own])
+            parts.append(steric_features(x[:, :last], there, grand[:, own], few, rows[own], placed))
+            order.append(own)
+    return torch.cat(parts, dim=1)[:, torch.cat(order).argsort()]
 
 
 def _bounded(energy: Tensor) -> Tensor:
