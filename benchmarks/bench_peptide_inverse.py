@@ -6,9 +6,15 @@ are concatenated in every layer at every step, the atoms found so far and the lo
 concatenated at every step, and conditioning, adaptive scales, shifts and gates are computed at
 every step for every sample, in single precision. Its masks of ones and copies of all positions are
 left out, so this is not slower than it. Ours is timed at each precision of its matrix products
-("highest" is single precision); what it prepares once for a peptide is told apart.
+("highest" is single precision, "high" two bfloat16 numbers for each, "medium" one); what it
+prepares once for a peptide is told apart. The differences are those of positions (over sigma_data)
+and of log-densities (nats) from the plain loop in single precision.
 
-    python benchmarks/bench_peptide_inverse.py
+Of prose-288m one of the eight blocks is measured, unless --blocks says more: all have the same
+shape, so the ratio is that of the whole, while rates are eight times those of the whole and
+differences are those of one block.
+
+    OMP_NUM_THREADS=1 python benchmarks/bench_peptide_inverse.py
 """
 
 from __future__ import annotations
@@ -36,10 +42,10 @@ NETWORKS = {  # channels, blocks, layers per block, head width
     "prose-288m": (384, 8, 8, 64),
 }
 PEPTIDES = {"AA": ("ALA",) * 2, "AAAA": ("ALA",) * 4, "ARIP": ("ALA", "ARG", "ILE", "PRO")}
-SETTINGS = {  # peptides, batch and repeats on a CPU, where a call of the largest takes a minute
-    "fixture": (tuple(PEPTIDES), 64, 7),
-    "small": (tuple(PEPTIDES), 64, 7),
-    "prose-288m": (("AA",), 256, 3),
+SETTINGS = {  # peptides, batch, repeats and blocks; all of the largest would take a minute a call
+    "fixture": (tuple(PEPTIDES), 64, 7, 8),
+    "small": (tuple(PEPTIDES), 64, 7, 4),
+    "prose-288m": (("AA", "AAAA"), 256, 3, 1),
 }
 
 
@@ -49,6 +55,7 @@ def main() -> None:
     parser.add_argument("--peptides", nargs="+", choices=PEPTIDES)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--repeats", type=int)
+    parser.add_argument("--blocks", type=int, help="how many of the network's are measured")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="bench_peptide_inverse", help="of the results file")
@@ -57,9 +64,10 @@ def main() -> None:
     device = torch.device(arguments.device)
     rows = []
     for network in arguments.networks:
-        peptides, batch, repeats = SETTINGS[network]
+        peptides, batch, repeats, blocks = SETTINGS[network]
+        blocks = min(arguments.blocks or blocks, NETWORKS[network][1])
         for peptide in arguments.peptides or peptides:
-            sizes = (arguments.batch or batch, arguments.repeats or repeats)
+            sizes = (arguments.batch or batch, arguments.repeats or repeats, blocks)
             rows += measure(network, peptide, *sizes, device)
     record = {
         **environment(arguments.threads),
@@ -72,11 +80,12 @@ def main() -> None:
 
 
 def measure(
-    name: str, peptide: str, batch: int, repeats: int, device: torch.device
+    name: str, peptide: str, batch: int, repeats: int, blocks: int, device: torch.device
 ) -> list[dict[str, object]]:
     """Time the plain inverse and ours at each precision in turn; print a line for each."""
     torch.manual_seed(0)
-    network = TarFlowPeptide(*NETWORKS[name]).eval()
+    channels, of_blocks, *shape = NETWORKS[name]
+    network = TarFlowPeptide(channels, blocks, *shape).eval()
     with torch.no_grad():
         for block in network.blocks:  # as if trained: no map is the identity
             block.leave.weight.normal_(0.0, 0.01)
@@ -100,18 +109,33 @@ def measure(
         row(
             {
                 "network": name,
+                "blocks": blocks,
+                "of_blocks": of_blocks,
                 "peptide": peptide,
                 "atoms": z.shape[1],
                 "batch": batch,
                 "precision": precision,
                 "prepare_seconds": prepared[precision],
-                "largest_difference": float((taken[0][1][0] - wanted[0]).abs().max()),
+                **differences(taken[0][1], wanted),
             },
             plain,
             [time_ours for time_ours, _ in taken],
         )
         for precision, taken in times.items()
     ]
+
+
+def differences(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """The largest of positions, and the largest and typical of log-densities.
+
+    The noise is the same, so a log-density differs as its log-determinant does.
+    """
+    nats = (found[1] - wanted[1]).double()
+    return {
+        "largest_difference": float((found[0] - wanted[0]).abs().max()),
+        "largest_log_density_difference": float(nats.abs().max()),
+        "rms_log_density_difference": float(nats.square().mean().sqrt()),
+    }
 
 
 def row(record: dict[str, object], plain: list[float], ours: list[float]) -> dict[str, object]:
@@ -125,11 +149,13 @@ def row(record: dict[str, object], plain: list[float], ours: list[float]) -> dic
         "ratio_max": ratios[-1],
     }
     print(
-        f"{record['network']:<10} {record['peptide']:<5} {record['atoms']:>3} atoms"
+        f"{record['network']:<10} {record['blocks']}/{record['of_blocks']} blocks"
+        f" {record['peptide']:<5}{record['atoms']:>3} atoms"
         f" {record['precision']:<7}  plain {record['plain_samples_per_second']:7.1f}/s"
         f"  gensci {record['gensci_samples_per_second']:7.1f}/s"
         f"  ratio {record['ratio_median']:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        f"  |dx| {record['largest_difference']:.0e}",
+        f"  |dx| {record['largest_difference']:.0e}"
+        f"  |dlog q| {record['largest_log_density_difference']:.0e}",
         flush=True,
     )
     return record

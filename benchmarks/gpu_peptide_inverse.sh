@@ -11,7 +11,7 @@ python=${1:-python}
     { echo "gpu_peptide_inverse: torch sees no GPU here; run it where there is one" >&2; exit 1; }
 "$python" -m pytest -q tests/nn/test_inverse.py tests/nn/test_tarflow.py
 for batch in 256 2048; do
-    "$python" benchmarks/bench_peptide_inverse.py --device cuda --networks prose-288m \
+    "$python" benchmarks/bench_peptide_inverse.py --device cuda --networks prose-288m --blocks 8 \
         --peptides AA AAAA ARIP --batch "$batch" --repeats 3 --name "gpu_peptide_inverse_$batch"
 done
 "$python" benchmarks/bench_peptide_inverse.py --device cuda --networks fixture small \

@@ -152,8 +152,8 @@ def _prepare(choice: SystemChoice, order: Order) -> Prepared:
     )
     if not isinstance(prepared.proposal, FlowProposal):
         raise UsageError(
-            "--proposal.rotations and --proposal.mirror average the draws of a flow; what is "
-            "finetuned is the flow itself",
+            "--proposal.rotations, --proposal.mirror and --proposal.precision change the draws of "
+            "a flow; what is finetuned is the flow itself",
             "leave them out",
         )
     network = prepared.proposal.network

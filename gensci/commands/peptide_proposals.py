@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,14 +10,15 @@ from typing import Any
 
 from gensci.core.errors import UsageError
 from gensci.core.registry import did_you_mean
-from gensci.models.proposal import FlowProposal
+from gensci.models.proposal import FlowProposal, LowPrecisionProposal
 from gensci.models.symmetrised_proposal import SymmetrisedProposal, fixed_rotations
 
 MOST_ROTATIONS = 64  # each costs a density of every draw
 ONE_HANDED = ("peptide-internal",)  # networks that place each stereocentre as the sequence has it
+PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 CHOICES = (
     "temperature (K, by default the system's), rotations (how many the flow is averaged over), "
-    "mirror (true to average over the mirror image)"
+    "mirror (true to average over the mirror image), precision (float32, tf32 or bfloat16)"
 )
 
 
@@ -29,11 +31,14 @@ class PeptideDrawing:
         rotations: fixed orientations that it is averaged over, for flows that are not the same in
             all of them.
         mirror: whether draws of the wrong hand are mirrored, and their density counted.
+        precision: of the conditioner's matrix products, from ``PRECISIONS``; a CPU without TF32
+            keeps 16 bits of a number instead.
     """
 
     temperature: float
     rotations: int = 1
     mirror: bool = False
+    precision: str = "float32"
 
     @classmethod
     def read(cls, given: Mapping[str, Any], temperature: float) -> PeptideDrawing:
@@ -44,9 +49,14 @@ class PeptideDrawing:
             temperature: K, where none is given.
 
         Raises:
-            UsageError: A setting is unknown or cannot be used.
+            UsageError: A setting is unknown, cannot be used, or not with another one.
         """
-        kinds = {"temperature": _temperature, "rotations": _rotations, "mirror": _truth}
+        kinds = {
+            "temperature": _temperature,
+            "rotations": _rotations,
+            "mirror": _truth,
+            "precision": _precision,
+        }
         chosen = {}
         for text, value in given.items():
             name = text.replace("-", "_")
@@ -56,7 +66,14 @@ class PeptideDrawing:
                     f"{did_you_mean(name, list(kinds))}choose from: {CHOICES}",
                 )
             chosen[name] = kinds[name](value)
-        return cls(**{"temperature": temperature, **chosen})
+        drawing = cls(**{"temperature": temperature, **chosen})
+        if drawing.precision != "float32" and (drawing.rotations > 1 or drawing.mirror):
+            raise UsageError(
+                f"--proposal.precision {drawing.precision}: an average over rotations or the "
+                "mirror image needs densities of turned draws, which are in single precision",
+                "leave one of them out",
+            )
+        return drawing
 
     def check(self, checkpoint: str, kind: str, network: type) -> None:
         """Refuse what a flow would not feel.
@@ -67,8 +84,14 @@ class PeptideDrawing:
             network: Its class; those that are not invariant by construction have ``augment``.
 
         Raises:
-            UsageError: The flow has that symmetry by construction.
+            UsageError: The flow has that symmetry by construction, or only one precision.
         """
+        if self.precision != "float32" and not _has_precisions(network):
+            raise UsageError(
+                f"--proposal.precision {self.precision}: the flow of {checkpoint} ({kind}) draws "
+                "in single precision only",
+                "leave it out",
+            )
         if self.rotations > 1 and not hasattr(network, "augment"):
             raise UsageError(
                 f"--proposal.rotations {self.rotations}: the flow of {checkpoint} ({kind}) is the "
@@ -81,15 +104,19 @@ class PeptideDrawing:
                 "leave it out",
             )
 
-    def applied(self, flow: FlowProposal, peptide: Any) -> FlowProposal | SymmetrisedProposal:
-        """The flow itself, or its average over rotations and the mirror image."""
+    def applied(
+        self, flow: FlowProposal, peptide: Any
+    ) -> FlowProposal | LowPrecisionProposal | SymmetrisedProposal:
+        """The flow itself, at lower precision, or averaged over rotations and the mirror image."""
+        if self.precision != "float32":
+            return LowPrecisionProposal(flow, PRECISIONS[self.precision])
         if self.rotations == 1 and not self.mirror:
             return flow
         natural = peptide.chirality if self.mirror else None
         return SymmetrisedProposal(flow, fixed_rotations(self.rotations), natural)
 
     def recorded(self) -> dict[str, Any]:
-        """The symmetries by their names in `run.json`, where they are not left at their defaults.
+        """What is not left at its default, by its name in `run.json`.
 
         Records of runs without them stay as they were.
         """
@@ -123,3 +150,15 @@ def _truth(value: Any) -> bool:
     if text not in ("true", "false"):
         raise UsageError(f"--proposal.mirror {value}", "give true or false")
     return text == "true"
+
+
+def _has_precisions(network: type) -> bool:
+    drawing = getattr(network, "sample_and_log_prob", None)
+    return drawing is not None and "precision" in inspect.signature(drawing).parameters
+
+
+def _precision(value: Any) -> str:
+    text = str(value).strip().lower()
+    if text not in PRECISIONS:
+        raise UsageError(f"--proposal.precision {value}", f"give {', '.join(PRECISIONS)}")
+    return text

@@ -46,7 +46,8 @@ def run_sample(
         sampler_settings: settings of the sampler; easier as --sampler.num_steps 64.
         system_settings: settings of the system; easier as --system.temperature 330.
         proposal_settings: how models draw; easier as --proposal.num_steps 20 of crystals and
-            molecules, or --proposal.rotations 8 and --proposal.mirror true of peptides.
+            molecules, or --proposal.rotations 8, --proposal.mirror true and --proposal.precision
+            bfloat16 of peptides.
 
     Returns:
         Exit status: 0, 3 where some systems of a file failed, 1 where all did.

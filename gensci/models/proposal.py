@@ -53,11 +53,19 @@ class FlowProposal:
         stretch = float(self.cond.get("centroid_stretch", 1.0))
         return float(self.network.centroid_scale) * stretch
 
-    def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
-        """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass."""
+    def sample_and_log_prob(
+        self, n: int, generator: Generator, **how: str
+    ) -> tuple[Tensors, Tensor]:
+        """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass.
+
+        Args:
+            n: number of draws.
+            generator: of the noise.
+            how: what the network's drawing pass takes beside them.
+        """
         generator = generator_on(next(self.network.parameters()).device, generator)
         sizes = [self.chunk] * (n // self.chunk) + [n % self.chunk] * (n % self.chunk > 0)
-        parts = [self.network.sample_and_log_prob(k, self.cond, generator) for k in sizes]
+        parts = [self.network.sample_and_log_prob(k, self.cond, generator, **how) for k in sizes]
         x, log_prob = zip(*parts, strict=True)
         return {"positions": torch.cat(x)}, torch.cat(log_prob)
 
@@ -94,6 +102,32 @@ class FlowProposal:
                 grads.append(torch.autograd.grad(value.sum(), part)[0])
             values.append(value.detach())
         return torch.cat(values), {"positions": torch.cat(grads)}
+
+
+class LowPrecisionProposal:
+    """Draws of a flow whose matrix products are of lower precision, with their density.
+
+    That is another flow, as exact as the one in single precision: the density is the one of the
+    drawing pass, so weights are right. It is known of draws only, and therefore there is no
+    ``log_prob``: the network's own is that of single precision.
+
+    Args:
+        flow: the flow in single precision.
+        precision: of the products, as the network's ``sample_and_log_prob`` names it.
+    """
+
+    def __init__(self, flow: FlowProposal, precision: str):
+        self.flow, self.precision = flow, precision
+        self.network, self.centroid_scale = flow.network, flow.centroid_scale
+        self.checkpoint_hash, self.trained_range = flow.checkpoint_hash, flow.trained_range
+
+    def sample_and_log_prob(self, n: int, generator: Generator) -> tuple[Tensors, Tensor]:
+        """Draws {"positions": (n, atoms, 3) nm} and log q (n,) from the same pass."""
+        return self.flow.sample_and_log_prob(n, generator, precision=self.precision)
+
+    def sample(self, n: int, generator: Generator) -> Tensors:
+        """Draws {"positions": (n, atoms, 3) nm}."""
+        return self.sample_and_log_prob(n, generator)[0]
 
 
 def generator_on(device: torch.device, generator: Generator) -> Generator:
