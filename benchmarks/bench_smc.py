@@ -8,8 +8,9 @@ tails. So effective samples are also measured: the variance of an observable ove
 its estimates between rounds, for the energy and the sines and cosines of psi and phi together (the
 mean of the ratios of variances). A few rounds tell it within a factor of two. Bias shows in z, the
 difference of the mean over rounds to the reference ensemble of replica exchange in joint errors,
-with one relative spread for all observables. For waste-free "Kish" is the verdict's number, which
-knows how alike the densities along a chain are, but not the slower torsions.
+with one relative spread for all observables. For waste-free "Kish" also knows how alike the
+densities along a chain are, but not the slower torsions; the verdict of ``smc`` tells the smaller
+of it and the effective number of ancestors.
 
 Costs are counted where they arise: energies (forces cost the same call), draws, densities and
 slopes of the flow, and seconds of the processor, which a busy machine does not lengthen much.
@@ -102,7 +103,8 @@ def run(
         "energies": target.values + target.slopes,
         "flow": {"draws": proposal.draws, "values": proposal.values, "slopes": proposal.slopes},
         "temperatures": len(steps.unique()),
-        **{k: verdict.get(k) for k in ("ess", "log_z", "log_z_error", "khat", "acceptance")},
+        "ess": verdict.get("ess_if_moves_mix", verdict["ess"]),
+        **{k: verdict.get(k) for k in ("log_z", "log_z_error", "khat", "acceptance")},
         "effective_ancestors": verdict.get("effective_ancestors"),
         "means": estimates(system, samples, backbone_names(system.name)),
     }

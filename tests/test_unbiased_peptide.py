@@ -148,10 +148,10 @@ def by_smc(system, flow, n, shards=1):
     )
     verdict = samples.meta["verdict"]
     x = samples.x["positions"]
-    # particles of one chain are alike: as many are independent as the verdict says, or of a slow
-    # torsion as many as there are ancestors
+    # particles of one chain are alike: as many are independent as the verdict says of moves that
+    # mix, or of a slow torsion as many as there are ancestors
     size = kish_ess(samples.log_weight).count
-    worth, slow = size / verdict["ess"], size / verdict["effective_ancestors"]
+    worth, slow = size / verdict["ess_if_moves_mix"], size / verdict["effective_ancestors"]
     energy = weighted(system.force_field.energy(x), samples.log_weight)
     helix = weighted(helical(system, x), samples.log_weight)
     return {

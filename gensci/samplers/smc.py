@@ -98,6 +98,9 @@ class Smc(Sampler):
         target_acceptance: what the step size is adapted to; None for the best of the move.
         step_size: the first step size, in units of the local scale; None for the best of the move.
 
+    The verdict's ``ess`` is the smaller of ``effective_ancestors`` (from how many draws the rows
+    descend) and ``ess_if_moves_mix`` (that of the weights, as if moves had parted the rows).
+
     References: Del Moral, Doucet and Jasra (2006), doi:10.1111/j.1467-9868.2006.00553.x; Dau and
     Chopin (2022), arXiv:2011.02328, for waste-free moves.
     """
@@ -206,10 +209,13 @@ class Smc(Sampler):
         kept, rejected = drop_rejected(joined, torch.isfinite(joined.log_weight))
         families = effective_families(kept)
         # States of one waste-free chain are alike: the weights alone do not tell.
-        ess = kish_ess(kept.log_weight, len(joined)).count * independent / len(joined)
+        weighted = kish_ess(kept.log_weight, len(joined)).count * independent / len(joined)
+        # Nor do they tell whether moves took descendants of one draw apart: at worst not at all.
+        ess = min(weighted, families)
         report = verdict(
             ess=ess,
             ess_fraction=ess / len(joined),
+            ess_if_moves_mix=weighted,
             log_z=constant.value,
             log_z_error=constant.error,
             effective_ancestors=families,

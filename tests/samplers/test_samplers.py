@@ -242,6 +242,21 @@ def test_few_draws_bear_only_a_light_tail(n, limit):
         assert importance_advice(1000.0, limit - 0.01, n) == "the weights can be trusted"
 
 
+@pytest.mark.parametrize(
+    ("ess", "khat", "remedies"),
+    [
+        (10.0, 0.3, ["draw more", "finetune"]),
+        (1000.0, 0.9, ["draw more samples", "finetune", "the smc sampler takes far more"]),
+        (1000.0, 1.2, ["more draws would not help", "finetune", "use the smc sampler"]),
+    ],
+)
+def test_the_advice_names_first_what_costs_least_for_an_effective_sample(ess, khat, remedies):
+    advice = importance_advice(ess, khat, 10_000)
+    places = [advice.index(remedy) for remedy in remedies]
+    assert places == sorted(places)
+    assert ("smc" in advice) == ("smc" in remedies[-1])
+
+
 def test_acceptance_is_the_mean_over_the_moves_that_made_the_samples():
     proposal = ToySystem.parse("double-well").proposal(dtype=torch.float64)
     smc = make_sampler("smc").run(target("double-well"), proposal, 200, seed=0, shard_size=100)

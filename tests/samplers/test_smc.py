@@ -140,6 +140,20 @@ def test_rows_of_a_chain_that_stands_still_count_once():
     assert spread_variance(still, 1) == math.inf
 
 
+def test_descendants_that_stand_still_count_as_the_draw_that_they_come_from():
+    still = {"schedule": "linear", "num_steps": 1, "num_moves": 1, "step_size": 1e-9}
+    samples = run({**still, "move": "random_walk", "resample_threshold": 1.0}, 400)
+    verdict = samples.meta["verdict"]
+    proposal = ToySystem.parse("mixture").proposal(dtype=torch.float64)
+    drawn = make_sampler("importance").run(target("mixture"), proposal, 400, seed=0)
+    expected = drawn.meta["verdict"]["ess"]
+    assert verdict["ess_if_moves_mix"] == pytest.approx(400)  # resampled: of equal weights
+    assert expected < 300
+    assert verdict["ess"] == pytest.approx(expected, rel=0.15)
+    assert verdict["ess"] == verdict["effective_ancestors"]
+    assert verdict["ess_fraction"] == pytest.approx(verdict["ess"] / 400)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
