@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gensci.core.compiler import NoKernel, load_kernel
+from gensci.nn.native_kernel import kernel_library, status_line
 
 if TYPE_CHECKING:
     from gensci.nn.edm_head import Condition, EdmHead
@@ -47,20 +47,15 @@ def fits(head: EdmHead) -> bool:
 
 def kernel_status() -> str:
     """One line on what solves diffusion heads on a CPU, and why."""
-    found = library()
-    return f"torch: {found}" if isinstance(found, str) else "fused C kernel"
+    return status_line(library())
 
 
-@functools.cache
-def library() -> ctypes.CDLL | str:
-    """The built kernel, or the reason why there is none."""
-    try:
-        kernel = load_kernel(SOURCE)
-    except NoKernel as reason:
-        return str(reason)
-    if kernel.gensci_edm_lanes() < LEAST_LANES:
-        return "faster on a processor without AVX"
-    return kernel
+def _prepare(kernel: ctypes.CDLL) -> str | None:
+    few = kernel.gensci_edm_lanes() < LEAST_LANES
+    return "faster on a processor without AVX" if few else None
+
+
+library = kernel_library(SOURCE, _prepare)
 
 
 class NativeHead:

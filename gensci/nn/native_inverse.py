@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gensci.core.compiler import NoKernel, load_kernel
+from gensci.nn.native_kernel import kernel_library, share, status_line
 
 if TYPE_CHECKING:
     from gensci.nn.tarflow import AutoregressiveBlock, TarFlowPeptide
     from gensci.nn.transformer import LayerTerms, TransformerLayer
 
 SOURCE = Path(__file__).with_name("tarflow_inverse.c")
+library = kernel_library(SOURCE)
 LANES, ROWS, PANEL = 64, 8, 192  # as in the source
 GROUP = 4  # tiles that share one reading of the weights; more would not fit the second cache
 
@@ -58,19 +56,8 @@ def fits(network: TarFlowPeptide) -> bool:
 
 def kernel_status() -> str:
     """One line on what inverts the flow on a CPU, and why."""
-    found = library()
-    if isinstance(found, str):
-        return f"torch: {found}"
-    return "fused C kernel with matrix tiles" if has_tiles() else "fused C kernel"
-
-
-@functools.cache
-def library() -> ctypes.CDLL | str:
-    """The built kernel, or the reason why there is none."""
-    try:
-        return load_kernel(SOURCE)
-    except NoKernel as reason:
-        return str(reason)
+    tiles = " with matrix tiles" if has_tiles() else ""
+    return status_line(library(), f"fused C kernel{tiles}")
 
 
 def has_tiles() -> bool:
@@ -116,7 +103,7 @@ class NativeInverse:
                 rows = slice(first, first + group)
                 x[rows] = self._invert_tiles(x[rows], total[rows], scratch)
 
-        _share(work, threads)
+        share(work, threads)
         placed = x.permute(0, 3, 1, 2).reshape(count * LANES, atoms, 3)[:n]
         return placed, -total.flatten()[:n].to(z.dtype)
 
@@ -267,12 +254,3 @@ def _terms(layer: TransformerLayer, terms: LayerTerms) -> dict[str, Tensor | Non
 
 def _affine(name: str, norm: Any) -> dict[str, Tensor]:
     return {f"{name}_scale": norm.weight, f"{name}_shift": norm.bias}
-
-
-def _share(work: Callable[[int], None], threads: int) -> None:
-    """Call `work(0)` to `work(threads - 1)` at once; the kernel runs outside of Python's lock."""
-    if threads == 1:
-        work(0)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(threads)))

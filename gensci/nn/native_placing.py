@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,13 +10,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from gensci.core.compiler import NoKernel, load_kernel
-
 from . import internal_heads as heads
 from . import steric
 from .internal_encoding import Tensors
 from .internal_features import RIGID_WIDTH
 from .internal_temperature import RATIO
+from .native_kernel import kernel_library, share, status_line
 
 if TYPE_CHECKING:
     from .internal import Block, InternalFlow
@@ -124,19 +120,14 @@ def tells_density(flow: InternalFlow, x: Tensor) -> bool:
 
 def kernel_status() -> str:
     """One line on what draws from the internal-coordinate flow on a CPU, and why."""
-    found = library()
-    return f"torch: {found}" if isinstance(found, str) else "fused C kernel"
+    return status_line(library())
 
 
-@functools.cache
-def library() -> ctypes.CDLL | str:
-    """The built kernel, or the reason why there is none."""
-    try:
-        kernel = load_kernel(SOURCE)
-    except NoKernel as reason:
-        return str(reason)
+def _prepare(kernel: ctypes.CDLL) -> None:
     kernel.gensci_place_scratch.restype = ctypes.c_int64
-    return kernel
+
+
+library = kernel_library(SOURCE, _prepare)
 
 
 class NativePlacing:
@@ -205,7 +196,7 @@ class NativePlacing:
                 parts = (*(tensor[tile] for tensor in tensors), scratch)
                 function(*self.pointers, *(ctypes.c_void_p(part.data_ptr()) for part in parts))
 
-        _share(work, threads)
+        share(work, threads)
 
     def _keep(self, value: Tensor) -> int:
         """Address of a tensor, which stays alive as long as this object."""
@@ -321,12 +312,3 @@ def _tiles(value: Tensor, count: int) -> Tensor:
     """Rows (n, ...) as (count, ..., LANES), samples innermost."""
     fill = value.new_zeros(count * LANES - len(value), *value.shape[1:])
     return torch.cat((value, fill)).unflatten(0, (count, LANES)).movedim(1, -1).contiguous()
-
-
-def _share(work: Callable[[int], None], threads: int) -> None:
-    """Call `work(0)` to `work(threads - 1)` at once; the kernel runs outside of Python's lock."""
-    if threads == 1:
-        work(0)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(threads)))

@@ -3,27 +3,12 @@
 #ifndef GENSCI_TARFLOW_ARITHMETIC_H
 #define GENSCI_TARFLOW_ARITHMETIC_H
 
-#include <math.h>
-#include <stdint.h>
-
 #define LANES 64
-#define ROWS 8      /* outputs that the matrix product forms together */
-#define COLUMNS 128 /* inputs that it reads before it goes to other outputs */
-#define PANEL 192   /* hidden channels of a feed-forward network that are made at once */
-#if defined(__AVX512F__)
-#define WIDTH 16
-#define VECTORS 2
-#elif defined(__AVX__)
-#define WIDTH 8
-#define VECTORS 1
-#else
-#define WIDTH 4
-#define VECTORS 2
-#endif
+#include "kernel_math.h"
 
-typedef float vec __attribute__((vector_size(4 * WIDTH), may_alias));
-typedef int32_t ints __attribute__((vector_size(4 * WIDTH), may_alias));
-#define ROW (LANES / WIDTH) /* vectors of a tile's samples */
+#define COLUMNS 128 /* inputs that the matrix product reads before it goes to other outputs */
+#define PANEL 192   /* hidden channels of a feed-forward network that are made at once */
+#define ROW NV      /* vectors of a tile's samples */
 #define AT(x, l) (*(vec *)((x) + (l)))
 
 /* A part of a matrix with `stride` columns, and the biases of its rows or null. */
@@ -72,7 +57,7 @@ static void panel(const float *w, int64_t stride, const float *bias, const float
 
 /* out = W in + bias (+ out) of plain floats, in panels of columns whose inputs stay in the first
  * cache. */
-static void product(Part m, Span in, Span out, int64_t tiles, int add)
+static void plain_product(Part m, Span in, Span out, int64_t tiles, int add)
 {
     const float *w = (const float *)m.w + m.row * m.stride + m.column;
     for (int64_t c = 0; c < m.columns; c += COLUMNS) {
@@ -84,75 +69,22 @@ static void product(Part m, Span in, Span out, int64_t tiles, int add)
 }
 
 /* Layer norm over n channels with scale and shift for each channel. */
-static void normalise(const float *in, float *out, const float *scale, const float *shift,
-                      int64_t n)
+static void normalised(const float *in, float *out, const float *scale, const float *shift,
+                       int64_t n)
 {
-    for (int64_t l = 0; l < LANES; l += 2 * WIDTH) {
-        vec mean[2] = {{0}, {0}}, rate[2] = {{0}, {0}};
-        for (int64_t c = 0; c < n; c++)
-            for (int j = 0; j < 2; j++) mean[j] += AT(in, c * LANES + l + j * WIDTH);
-        for (int j = 0; j < 2; j++) mean[j] /= (float)n;
-        for (int64_t c = 0; c < n; c++)
-            for (int j = 0; j < 2; j++) {
-                vec d = AT(in, c * LANES + l + j * WIDTH) - mean[j];
-                rate[j] += d * d;
-            }
-        for (int j = 0; j < 2; j++) {
-            rate[j] = rate[j] / (float)n + 1e-5f;
-            for (int i = 0; i < WIDTH; i++) rate[j][i] = 1.0f / sqrtf(rate[j][i]);
-        }
-        for (int64_t c = 0; c < n; c++)
-            for (int j = 0; j < 2; j++) {
-                int64_t at = c * LANES + l + j * WIDTH;
-                AT(out, at) = (AT(in, at) - mean[j]) * (rate[j] * scale[c]) + shift[c];
-            }
-    }
+    normalise((const vec *)in, (vec *)out, scale, shift, n);
 }
 
-static inline vec choose(ints where, vec yes, vec no)
+/* x Phi(x) of n channels. */
+static void gelu_channels(float *x, int64_t n)
 {
-    return (vec)(((ints)yes & where) | ((ints)no & ~where));
-}
-
-/* e^x to single precision, held in the range of normal numbers. In vectors of its own, because a
- * compiler that takes the ends apart makes numbers below normal, at a hundred times the cost. */
-static inline vec exponential(vec x)
-{
-    x = choose(x < -87.0f, (vec){0} - 87.0f, x);
-    x = choose(x > 88.0f, (vec){0} + 88.0f, x);
-    vec k = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest integer */
-    vec r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-    vec p = r * 0.0013814276f + 0.00836866599f;
-    p = p * r + 0.0416683889f;
-    p = p * r + 0.166665211f;
-    p = p * r + 0.499999935f;
-    p = p * r * r + r + 1.0f;
-    return p * (vec)((__builtin_convertvector(k, ints) + 127) << 23);
-}
-
-/* x Phi(x). With y = |x| / sqrt 2, the tail of Phi is e^{-y^2} / 2 times a function of
- * t = 1 / (1 + 0.45 y) that a polynomial meets to 4e-8 (fitted for this file). */
-static void gelu(float *x, int64_t n)
-{
-    for (int64_t i = 0; i < n * LANES; i += WIDTH) {
-        vec v = AT(x, i), y = choose(v < 0.0f, -v, v) * 0.707106781f;
-        vec t = 1.0f / (1.0f + 0.45f * y), p = t * -0.261637529f + 1.0162055f;
-        p = p * t - 0.566700778f;
-        p = p * t + 0.649677525f;
-        p = p * t + 0.151613094f;
-        p = p * t + 0.0108421442f;
-        vec tail = 0.5f * exponential(-y * y) * p;
-        AT(x, i) = v * choose(v < 0.0f, tail, 1.0f - tail);
-    }
+    for (int64_t i = 0; i < n * LANES; i += WIDTH) AT(x, i) = gelu(AT(x, i));
 }
 
 /* value *= SiLU(gate), for n channels. */
 static void gate_values(float *value, const float *gate, int64_t n)
 {
-    for (int64_t i = 0; i < n * LANES; i += WIDTH) {
-        vec g = AT(gate, i);
-        AT(value, i) *= g / (1.0f + exponential(-g));
-    }
+    for (int64_t i = 0; i < n * LANES; i += WIDTH) AT(value, i) *= silu(AT(gate, i));
 }
 
 /* Attention of one token to `count` cached ones, cache (token, channels, LANES). Heads have an even
@@ -174,12 +106,12 @@ static void attend(const float *q, const float *keys, const float *values, float
             for (int j = 0; j < ROW; j++) {
                 vec s = dot[j] * root;
                 AT(score, t * LANES + j * WIDTH) = s;
-                top[j] = choose(s > top[j], s, top[j]);
+                top[j] = pick(s > top[j], s, top[j]);
             }
         }
         for (int64_t t = 0; t < count; t++)
             for (int j = 0; j < ROW; j++) {
-                vec p = exponential(AT(score, t * LANES + j * WIDTH) - top[j]);
+                vec p = fading(AT(score, t * LANES + j * WIDTH) - top[j]);
                 AT(score, t * LANES + j * WIDTH) = p;
                 sum[j] += p;
             }

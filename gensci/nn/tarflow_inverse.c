@@ -50,7 +50,7 @@ static void multiply(const Block *b, Part m, Span in, const uint32_t *room, Span
         return;
     }
 #endif
-    product(m, in, out, tiles, add);
+    plain_product(m, in, out, tiles, add);
 }
 
 /* What the layers share: tiles (tile, channels, LANES) and the inputs of products, split. */
@@ -86,7 +86,7 @@ static void feed(const Work *k, const void *first, const float *bias, const void
             if (gated)
                 gate_values(x, gate.at + g * gate.tile, size);
             else
-                gelu(x, size);
+                gelu_channels(x, size);
         }
         ready(k->b, k->wide, size, k->tiles, k->wide_room);
         multiply(k->b, down, k->wide, k->wide_room, v, k->tiles, !gated || h);
@@ -109,8 +109,8 @@ static void mix(const Work *k, const Layer *y, int64_t i, Span keys, Span values
     EACH(g)
     {
         float *own = wide.at + g * wide.tile, *q = k->w + g * k->tile, *past = keys.at + g * keys.tile;
-        normalise(own, q, y->q_scale, y->q_shift, n);
-        normalise(own + k->tile, past + now, y->k_scale, y->k_shift, n);
+        normalised(own, q, y->q_scale, y->q_shift, n);
+        normalised(own + k->tile, past + now, y->k_scale, y->k_shift, n);
         attend(q, past, values.at + g * values.tile, own, k->score, i + 1, n, b->heads);
     }
     ready(b, wide, n, k->tiles, k->room);
@@ -127,19 +127,19 @@ static void step(const Work *k, const Layer *y, int64_t i, Span keys)
     {
         float *u = k->u + g * k->tile, *v = k->v + g * k->tile;
         if (y->scale1)
-            normalise(u, v, y->scale1 + at, y->shift1 + at, n);
+            normalised(u, v, y->scale1 + at, y->shift1 + at, n);
         else
             for (int64_t c = 0; c < n; c++)
                 for (int l = 0; l < LANES; l++)
                     v[c * LANES + l] = u[c * LANES + l] + y->additive[at + c];
-        normalise(v, k->w + g * k->tile, y->norm_scale, y->norm_shift, n);
+        normalised(v, k->w + g * k->tile, y->norm_scale, y->norm_shift, n);
     }
     mix(k, y, i, keys, values);
-    EACH(g) normalise(k->v + g * k->tile, k->w + g * k->tile, y->mlp_scale, y->mlp_shift, n);
+    EACH(g) normalised(k->v + g * k->tile, k->w + g * k->tile, y->mlp_scale, y->mlp_shift, n);
     feed(k, y->mlp_in, y->mlp_in_bias, y->mlp_out, y->mlp_out_bias, b->mlp_width, 0, k->v);
     EACH(g) merge(k->u + g * k->tile, k->v + g * k->tile, y->gate1 ? y->gate1 + at : 0, n);
     if (!y->value_gate) return;
-    EACH(g) normalise(k->u + g * k->tile, k->w + g * k->tile, y->scale2 + at, y->shift2 + at, n);
+    EACH(g) normalised(k->u + g * k->tile, k->w + g * k->tile, y->scale2 + at, y->shift2 + at, n);
     feed(k, y->value_gate, 0, y->transition_out, 0, b->transition_width, 1, k->v);
     EACH(g) merge(k->u + g * k->tile, k->v + g * k->tile, y->gate2 + at, n);
 }
@@ -179,7 +179,7 @@ void gensci_invert_block(const Block *b, float *x, double *total, float *scratch
             float affine[ROWS * LANES] __attribute__((aligned(64)));
             float *to = x + (g * b->atoms + i + 1) * 3 * LANES;
             Span in = {u + g * tile, tile}, out = {affine, ROWS * LANES};
-            product((Part){b->leave, n, 0, 0, ROWS, n, b->leave_bias}, in, out, 1, 0);
+            plain_product((Part){b->leave, n, 0, 0, ROWS, n, b->leave_bias}, in, out, 1, 0);
             for (int d = 0; d < 3; d++)
                 for (int l = 0; l < LANES; l++) {
                     float a = affine[d * LANES + l];
