@@ -15,7 +15,8 @@ The level is a multiple of the T-W2 between two halves of the reference, which i
 independent simulations of half its length show. Times count processor seconds of one thread (a busy
 machine stretches elapsed ones, which are recorded too) and include the building of the peptide, the
 loading of the checkpoint and equilibration. The time series go to
-benchmarks/results/amortization.json, a race at a time, and into a picture.
+benchmarks/results/amortization.json, a race at a time, and into a picture. The same command again
+goes on with the races that are not there yet; a flow whose weights have changed runs anew.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from peptide_judging import Judge, torsions_of
 from gensci.core.errors import GensciError, UsageError
 from gensci.io.atomic import write_json
 from gensci.metrics.references import load_reference_ensemble
+from gensci.models.checkpoint import load_checkpoint
 
 METHODS = ("gensci", "replicas", "openmm")
 BUDGETS = {"gensci": 120.0, "replicas": 240.0, "openmm": 300.0}  # processor seconds
@@ -149,6 +151,26 @@ def contestant_of(method: str, name: str, judge: Judge, arguments: argparse.Name
     return OpenMMContestant(name, arguments.seed, arguments.threads)
 
 
+def settings_of(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides a race; a race that is kept with the same is not run again."""
+    settings = {
+        "multiple": arguments.multiple,
+        "budget": arguments.budget(method),
+        "seed": arguments.seed,
+        "threads": arguments.threads,
+    }
+    if method == "gensci":
+        settings["checkpoint_sha256"] = load_checkpoint(arguments.model)[2]["weights_sha256"]
+    if method == "replicas":
+        settings["equilibration"] = arguments.equilibration
+    return settings
+
+
+def label_of(method: str, arguments: argparse.Namespace) -> str:
+    """The name of a contestant in tables and pictures."""
+    return f"gensci, {Path(arguments.model).name}" if method == "gensci" else method
+
+
 def run_race(method: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One race with all that is needed to understand it."""
     from gensci.systems.peptide import PeptideSystem
@@ -167,12 +189,12 @@ def run_race(method: str, name: str, arguments: argparse.Namespace) -> dict[str,
     return {
         "name": name,
         "method": method,
-        "label": f"gensci, {Path(arguments.model).name}" if method == "gensci" else method,
+        "label": label_of(method, arguments),
         "halves": torus["between"],
         "floor": torus["floor"],
         "multiple": arguments.multiple,
         "points": judge.points,
-        "seed": arguments.seed,
+        "settings": settings_of(method, arguments),
         "environment": environment(arguments.threads, "openmm", "POT"),
         **outcome,
     }
@@ -187,6 +209,11 @@ def with_race(races: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str
     """The races with a new one, which replaces that of the same peptide and label."""
     key = (new["name"], new["label"])
     return [*(old for old in races if (old["name"], old["label"]) != key), new]
+
+
+def has_race(races: list[dict[str, Any]], name: str, label: str, settings: dict[str, Any]) -> bool:
+    """Whether this race was run before, with these settings."""
+    return any((r["name"], r["label"], r.get("settings")) == (name, label, settings) for r in races)
 
 
 def table(races: list[dict[str, Any]], training_hours: float | None = None) -> str:
@@ -259,6 +286,7 @@ def parse() -> Options:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--training-hours", type=float, help="processor hours: print break-even")
+    parser.add_argument("--result", type=Path, default=RESULT, help="where races are kept")
     parser.add_argument("--table", action="store_true", help="only print and draw what is known")
     parser.add_argument("--figure", type=Path, default=FIGURES / "amortization.png")
     arguments = parser.parse_args(namespace=Options())
@@ -270,20 +298,29 @@ def parse() -> Options:
     return arguments
 
 
+def run_missing(arguments: Options) -> None:
+    """Run the races that are not kept yet, and keep each when it is over."""
+    for name in arguments.names.split(","):
+        for method in arguments.methods.split(","):
+            races = kept_races(arguments.result)
+            settings = settings_of(method, arguments)
+            if has_race(races, name, label_of(method, arguments), settings):
+                print(f"{name} {label_of(method, arguments)}: kept from before", flush=True)
+                continue
+            entry = run_race(method, name, arguments)
+            arguments.result.parent.mkdir(parents=True, exist_ok=True)
+            write_json(arguments.result, {"races": with_race(races, entry)})
+            print(f"{name} {entry['label']}: {verdict(entry)}", flush=True)
+
+
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    races = kept_races(RESULT)
     if not arguments.table:
-        for name in arguments.names.split(","):
-            for method in arguments.methods.split(","):
-                entry = run_race(method, name, arguments)
-                races = with_race(races, entry)
-                RESULT.parent.mkdir(exist_ok=True)
-                write_json(RESULT, {"races": races})
-                print(f"{name} {entry['label']}: {verdict(entry)}", flush=True)
+        run_missing(arguments)
+    races = kept_races(arguments.result)
     if not races:
-        raise UsageError(f"there is no {RESULT}", "run this benchmark without --table first")
+        raise UsageError(f"there is no {arguments.result}", "run this benchmark without --table")
     print(table(races, arguments.training_hours))
     arguments.figure.parent.mkdir(parents=True, exist_ok=True)
     draw_races(races, arguments.figure)
