@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gensci.core.errors import UsageError
+from gensci.core.memory import settle_memory
 from gensci.core.registry import did_you_mean
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -76,6 +77,7 @@ def train(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    settle_memory()
     import pytorch_lightning as pl
     import torch
     from jsonargparse import ArgumentError

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gensci.core.memory import keep_freed_memory
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
 from gensci.models.checkpoint import load_network, refuse_other_weights, save_checkpoint
@@ -159,9 +158,7 @@ class PeptideFlow(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Keep memory at hand; compile the network's costly parts where asked."""
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        """Compile the network's costly parts where asked."""
         if self.hparams.fuse and hasattr(self.network, "fuse"):
             self.network.fuse()
 

@@ -1,4 +1,4 @@
-"""Freed memory that is kept must not be asked of the system again."""
+"""Where arrays lie after large ones were freed: glibc then takes smaller ones from its heap."""
 
 import subprocess
 import sys
@@ -6,31 +6,30 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
+import os, re, sys
+from pathlib import Path
+from gensci.core.memory import SETTINGS, settle_memory
+
+if sys.argv[1] == "settled":
+    os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "0"
+    assert settle_memory()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "65536"
 import torch
-from gensci.core.memory import keep_freed_memory
 
-def faults(times):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(times):
-        torch.ones(12 << 20)  # 48 MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-faults(2)
-print(faults(10))
+for _ in range(3):
+    torch.ones(4 << 20)  # 16 MB, and freed
+arrays = [torch.ones(1 << 19) for _ in range(20)]
+heap = re.search(r"^(\\w+)-(\\w+) .*\\[heap\\]$", Path("/proc/self/maps").read_text(), re.MULTILINE)
+first, last = (int(end, 16) for end in heap.groups())
+print(sum(first <= array.data_ptr() < last for array in arrays))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
-def test_arrays_come_from_memory_that_was_freed():
-    kept, usual = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", PROGRAM, way], capture_output=True, check=True, text=True
-            ).stdout
-        )
-        for way in ("keep", "usual")
-    )
-    assert kept < 0.02 * usual
+@pytest.mark.parametrize(("way", "in_heap"), [("settled", 0), ("usual", 20)])
+def test_large_arrays_stay_out_of_the_heap(way, in_heap):
+    command = [sys.executable, "-c", PROGRAM, way]
+    result = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert int(result.stdout) == in_heap
