@@ -280,15 +280,23 @@ class InternalFlow(nn.Module):
         if self.density_by_kernel(x):
             found = native_placing.NativePlacing(self, cond).log_prob(x, ic) - LOG_HAAR
             return found.to(x.dtype) + centroid
-        h = self.hidden(x, ic, cond)
+        h = self.hidden(x, ic, cond).to(x.dtype)
+        # Centres and widths rounded to bfloat16 change a gradient by three times its own length.
+        with full_precision(x):
+            total = self._log_conditionals(x, ic, h, cond)
+        return total - log_volume(ic, between, cond["closing"]) - LOG_HAAR + centroid
+
+    def _log_conditionals(
+        self, x: Tensor, ic: InternalCoordinates, h: Tensor, cond: Tensors
+    ) -> Tensor:
+        """Sum of the log-densities of torsions, bends and distances: (batch,)."""
         every = slice(0, x.shape[1])
         bend = mixture_normal_log_prob(ic.bend, *self.heads.bend_given(h, ic.torsion, cond, every))
         length = mixture_normal_log_prob(
             ic.distance, *self.heads.length_given(h, ic.torsion, ic.bend, cond, every)
         )
         stiff = bend[:, 2:].sum(-1) + length[:, 1:].sum(-1)
-        total = self._torsion_term(x, ic, h, cond) + stiff
-        return total - log_volume(ic, between, cond["closing"]) - LOG_HAAR + centroid
+        return self._torsion_term(x, ic, h, cond) + stiff
 
     def density_by_kernel(self, x: Tensor) -> bool:
         """Whether a C kernel tells the density of x, several times faster but without gradient."""
