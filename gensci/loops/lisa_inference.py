@@ -59,11 +59,11 @@ SUMMARIES = ("bins", "score")
 NODES, FEWER_NODES = 64, 40
 KNOWN_NOISE = LikelihoodSettings(kind="gaussian", degree=3, steps=600, batch=256)
 LEARNED_NOISE = LikelihoodSettings(
-    kind="mixture", degree=3, hidden=192, bins=4, steps=3000, batch=250, patience=60,
+    kind="mixture", degree=3, hidden=512, bins=4, steps=3000, batch=250, patience=60,
     noise_steps=12_000,
 )  # fmt: skip
 ROUNDS = LoopSettings(
-    rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=2.0,
+    rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=4.0,
     draws=2000, num_samples=8000, stop_change=0.05,
 )  # fmt: skip
 LARGER_ROUNDS = replace(ROUNDS, rounds=4, simulations=(1000, 1500, 2000, 2000))

@@ -3,8 +3,9 @@
 A flow is fitted to thinned draws of a surrogate's posterior. Where the surrogate can be asked
 itself, which costs nothing that counts, the flow is first rehearsed: its own draws are weighed by
 the surrogate, or where few of them bear weight, moved by a chain between flow and surrogate; and it
-is fitted again to those. Then it draws once more, the exact target weighs, and the shape of the
-weights' tail says whether they may be trusted. If not, a short exact chain starts at the draws.
+is fitted again to those, until enough of its draws bore weight. Then it draws once more, the exact
+target weighs, and the shape of the weights' tail says whether they may be trusted. If not, a short
+exact chain starts at the draws.
 
 Reference: Dax et al. (2023), arXiv:2210.05686, for neural proposals; Vehtari et al. (2024),
 arXiv:1507.02646, for k-hat.
@@ -41,7 +42,8 @@ class ReweightSettings:
     Attributes:
         num_draws: exact evaluations, one per draw.
         fit_draws: draws of the surrogate's posterior that the flow is fitted to, at most.
-        rehearsals: times that the flow is fitted to its own draws, weighed by the surrogate.
+        rehearsals: most times that the flow is fitted to its own draws, weighed by the surrogate.
+        enough: efficiency of a rehearsal after which there is no other.
         rehearsal_draws: draws of each; evaluations of the surrogate.
         walk_below: efficiency of a rehearsal below which its draws are walked.
         walk: the chain that walks them.
@@ -53,9 +55,10 @@ class ReweightSettings:
 
     num_draws: int = 20_000
     fit_draws: int = 20_000
-    rehearsals: int = 1
+    rehearsals: int = 3
+    enough: float = 0.2
     rehearsal_draws: int = 100_000
-    walk_below: float = 0.05
+    walk_below: float = 0.01
     walk: Tempering = field(
         default_factory=lambda: Tempering(num_walkers=200, warmup=60, thinning=8)
     )
@@ -134,14 +137,8 @@ def reweight(
     calls = {"exact": target.calls, "surrogate": surrogate.calls if surrogate else 0}
     flow = _fitted(draws, target, images, settings, seed, 0)
     rehearsed, constant = None, None
-    for number in range(settings.rehearsals if surrogate is not None else 0):
-        size, generator = settings.rehearsal_draws, stream(seed, "rehearsal", number)
-        rehearsed, constant = _weighed(flow, surrogate, size, generator)
-        efficiency = _told(say, "rehearsal", rehearsed, size)
-        if efficiency < settings.walk_below:
-            walked = settings.walk, settings.walk_rows, f"walk {number}"
-            rehearsed, constant = _chain(flow, surrogate, *walked, seed, say)
-        flow = _fitted(rehearsed, target, images, settings, seed, number + 1)
+    if surrogate is not None:
+        flow, rehearsed, constant = _rehearsed(flow, target, surrogate, images, settings, seed, say)
     generator = stream(seed, "exact draws")
     samples, evidence = _weighed(flow, target, settings.num_draws, generator)
     khat = psis(samples.log_weight).khat
@@ -162,6 +159,30 @@ def reweight(
     return Reweighted(
         samples, evidence, khat, efficiency, fallback, flow, rehearsed, constant, calls, seconds
     )
+
+
+def _rehearsed(
+    flow: ProposalFlow,
+    target: PosteriorTarget,
+    surrogate: PosteriorTarget,
+    images: Images | None,
+    settings: ReweightSettings,
+    seed: int,
+    say: Say | None,
+) -> tuple[ProposalFlow, SampleSet | None, LogZ | None]:
+    """The flow fitted to its own draws until enough bear weight; the last of these, and ln Z."""
+    draws, constant = None, None
+    for number in range(settings.rehearsals):
+        size, generator = settings.rehearsal_draws, stream(seed, "rehearsal", number)
+        draws, constant = _weighed(flow, surrogate, size, generator)
+        efficiency = _told(say, "rehearsal", draws, size)
+        if efficiency < settings.walk_below:
+            walked = settings.walk, settings.walk_rows, f"walk {number}"
+            draws, constant = _chain(flow, surrogate, *walked, seed, say)
+        flow = _fitted(draws, target, images, settings, seed, number + 1)
+        if efficiency >= settings.enough:
+            break
+    return flow, draws, constant
 
 
 def _fitted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,9 @@ from gensci.nn.conditional_flow import ConditionalFlow, FlowEnsemble
 from gensci.nn.data_transform import DataTransform
 from gensci.nn.parameter_features import ParameterFeatures, robust_whitening
 
+SMALL_ERROR = 0.3
+"""Length of an error of the mean, in deviations of Gaussian noise, below which rows are all alike:
+what matters for the likelihood is the error of all data together, not that of one."""
 MOST_CORRELATED = 20
 """Data of more columns are taken for uncorrelated before the layers: entries grow as the square."""
 
@@ -85,7 +89,9 @@ def fit_signals(
     # the mean of the noise is in the location already, which data lose when they are whitened
     signals = simulations.x @ transform.matrix
     features = simulations.features()
-    fit = fit_polynomial(features(simulations.theta), signals, held, settings.degree, floor=1.0)
+    gaussian = shape is not None and shape.gaussian
+    floor = SMALL_ERROR / math.sqrt(signals.shape[1]) if gaussian else 1.0
+    fit = fit_polynomial(features(simulations.theta), signals, held, settings.degree, floor=floor)
     network = _assembled(simulations, features, transform, fit, unit_noise=True)
     told: dict[str, Any] = {"polynomial_degree": fit.degree, "mean": [], "layers": []}
     for index, member in enumerate(network.members):

@@ -97,6 +97,20 @@ def test_rehearsal_on_the_surrogate_raises_the_efficiency():
     check_moments(rehearsed.samples)
 
 
+def test_rehearsals_end_when_enough_draws_bear_weight():
+    """Far draws need a second rehearsal, near ones do with one."""
+    surrogate = PosteriorTarget(PRIOR, gaussian)
+    counts = []
+    for draws in (biased_draws(300, shift=1.0, scale=1.5), biased_draws()):
+        lines = []
+        reweight(
+            draws, PosteriorTarget(PRIOR, gaussian), surrogate=surrogate, seed=1,
+            settings=settings(rehearsals=3, enough=0.5, walk_below=0.0), say=lines.append,
+        )  # fmt: skip
+        counts.append(sum(line.startswith("rehearsal") for line in lines))
+    assert counts[0] > 1 == counts[1]
+
+
 def test_a_rehearsal_whose_draws_weigh_nothing_is_walked():
     """The flow is far too narrow; a chain on the surrogate widens it, and exact weights hold."""
     flow = ProposalSettings(layers=1, hidden=16, steps=150, prior_share=0.02, broad_share=0.0)

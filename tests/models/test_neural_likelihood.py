@@ -215,6 +215,25 @@ def test_same_seed_same_bits_and_warm_start_leaves_the_first_alone():
     assert (exact - warm.log_prob(y, test)).mean() < 0.3
 
 
+def turned(theta):
+    """Two hundred data whose phases the parameters turn."""
+    time = torch.linspace(0, 1, 200, dtype=torch.float64)
+    return 6 * torch.cos(3 * time + 0.3 * theta[:, :1] + 0.25 * theta[:, 1:] * time)
+
+
+def test_far_rows_do_not_spoil_a_mean_whose_errors_add_up_over_many_data():
+    """No datum is off by a deviation of its noise anywhere near, but all together may be."""
+    theta = torch.cat([draws(250, 2, "near"), 3 * draws(250, 2, "far")])
+    settings = LikelihoodSettings(kind="gaussian", mean_hidden=16, steps=1, batch=128)
+    found = NeuralLikelihood.fit(
+        theta, turned(theta), noise=lambda n, generator: draws(n, 200, "", generator),
+        settings=settings,
+    )  # fmt: skip
+    test, member = draws(500, 2, "test"), found.network.members[0]
+    error = (member.centre.moments(member.features(test))[0] - turned(test)).norm(dim=1)
+    assert error.median() < 0.8  # 1.4 where rows off by less than a deviation count alike
+
+
 def test_checkpoint_keeps_the_bits_and_the_observation(tmp_path):
     theta = draws(60, 2, "theta")
     x = theta @ MATRIX + 0.1 * draws(60, 3, "x")
