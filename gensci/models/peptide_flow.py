@@ -86,8 +86,10 @@ class PeptideFlow(pl.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters(ignore=["network"])
+        known: list[str] = []
         if start_from is not None:
-            take_weights(network, start_from)
+            known = take_weights(network, start_from)
+        self.sequences_before = known
         self.network = network
         self.average = AveragedModel(
             network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
@@ -253,17 +255,20 @@ def dispersion(residual: Tensor, clip: float) -> Tensor:
     return clipped_square(centred, clip).mean() - centred.clamp(-clip, clip).mean().square()
 
 
-def take_weights(network: nn.Module, checkpoint: str) -> None:
+def take_weights(network: nn.Module, checkpoint: str) -> list[str]:
     """Give a network the weights of a checkpoint, which may have fewer layers.
 
     Args:
         network: of the same class and sizes but for the number of layers.
         checkpoint: name of a shipped checkpoint or a folder.
 
+    Returns:
+        The sequences that the checkpoint was trained on, as far as it tells.
+
     Raises:
         CheckpointError: absent, or of another network; the first weight that differs is named.
     """
-    earlier, _ = load_network(checkpoint)
+    earlier, meta = load_network(checkpoint)
     more = getattr(network, "settings", {}).get("num_layers", 0)
     more -= getattr(earlier, "settings", {}).get("num_layers", 0)
     if more > 0 and hasattr(earlier, "add_layers"):
@@ -275,6 +280,7 @@ def take_weights(network: nn.Module, checkpoint: str) -> None:
         "give the network its settings (more layers are allowed), or leave --model.start_from out",
     )
     network.load_state_dict(earlier.state_dict())
+    return list(meta.get("training_sequences", []))
 
 
 class ExportWeights(pl.Callback):
@@ -293,10 +299,11 @@ class ExportWeights(pl.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" not in k}
+        names = getattr(trainer.datamodule, "names", [])
         meta = {
             "data": self.data,
             "trained_residues": list(self.residues),
-            "training_sequences": list(getattr(trainer.datamodule, "names", [])),
+            "training_sequences": sorted({*module.sequences_before, *names}),
             "steps": trainer.global_step,
             "settings": {k: v for k, v in module.hparams.items() if k != "_instantiator"},
             "metrics": metrics,

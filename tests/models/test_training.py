@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,6 +145,23 @@ def test_training_starts_from_a_shipped_flow_with_one_more_layer():
         CheckpointError, match=r"'blocks.0.key_value.bias' is \(256,\), expected \(128,\)"
     ):
         take_weights(other, "peptide-small")
+
+
+def test_a_checkpoint_names_the_sequences_of_the_flow_it_began_with_too(tmp_path):
+    from gensci.models.checkpoint import load_network
+    from gensci.models.peptide_flow import ExportWeights, PeptideFlow
+    from gensci.nn.internal import InternalFlow
+
+    shipped, meta = load_network("peptide-small")
+    assert "GEYT" not in meta["training_sequences"]
+    module = PeptideFlow(InternalFlow(**shipped.settings), start_from="peptide-small")
+    trainer = SimpleNamespace(
+        sanity_checking=False, is_global_zero=True, callback_metrics={}, global_step=3,
+        datamodule=SimpleNamespace(names=["GEYT", meta["training_sequences"][0]]),
+    )  # fmt: skip
+    ExportWeights(str(tmp_path)).on_validation_end(trainer, module)
+    _, told = load_network(tmp_path)
+    assert told["training_sequences"] == sorted([*meta["training_sequences"], "GEYT"])
 
 
 def test_larger_peptides_are_drawn_more_often():
