@@ -5,18 +5,25 @@
  * in order. The order of the pointers in `Head` is that of native_edm_head.py.
  */
 
-#include "vector_math.h"
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #define TILE 64  /* rows */
 #define PANEL 32 /* outputs */
 #if defined(__AVX512F__)
+#define WIDTH 16
 #define ROWS 8
+#elif defined(__AVX__)
+#define WIDTH 8
+#define ROWS 4
 #else
+#define WIDTH 4
 #define ROWS 4
 #endif
 #define VECTORS 2 /* formed together for ROWS rows: as many sums as there are registers */
 
-typedef vec loose __attribute__((aligned(4))); /* where rows need not begin at a whole vector */
+typedef float vec __attribute__((vector_size(4 * WIDTH), may_alias, aligned(4)));
 
 typedef struct {
     const float *enter, *enter_bias;  /* inputs to width */
@@ -49,13 +56,13 @@ static void product(const float *restrict w, const float *bias, const float *res
                 float *y = out + r * outputs + p + o;
                 for (int i = 0; i < ROWS; i++)
                     for (int j = 0; j < VECTORS; j++) {
-                        sum[i][j] = *(const loose *)(bias + p + o + j * WIDTH);
-                        if (add) sum[i][j] += *(const loose *)(y + i * outputs + j * WIDTH);
+                        sum[i][j] = *(const vec *)(bias + p + o + j * WIDTH);
+                        if (add) sum[i][j] += *(const vec *)(y + i * outputs + j * WIDTH);
                     }
                 for (int64_t c = 0; c < inputs; c++) {
                     vec part[VECTORS];
                     for (int j = 0; j < VECTORS; j++)
-                        part[j] = *(const loose *)(w + c * PANEL + o + j * WIDTH);
+                        part[j] = *(const vec *)(w + c * PANEL + o + j * WIDTH);
 #pragma GCC unroll 8
                     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 2
@@ -63,7 +70,7 @@ static void product(const float *restrict w, const float *bias, const float *res
                 }
                 for (int i = 0; i < ROWS; i++)
                     for (int j = 0; j < VECTORS; j++)
-                        *(loose *)(y + i * outputs + j * WIDTH) = sum[i][j];
+                        *(vec *)(y + i * outputs + j * WIDTH) = sum[i][j];
             }
 }
 
@@ -72,12 +79,12 @@ static void modulate(const float *restrict in, float *restrict out, const float 
                      const float *restrict b, int64_t n)
 {
     vec sum = {0}, square = {0};
-    for (int64_t c = 0; c < n; c += WIDTH) sum += *(const loose *)(in + c);
+    for (int64_t c = 0; c < n; c += WIDTH) sum += *(const vec *)(in + c);
     float mean = 0, variance = 0;
     for (int i = 0; i < WIDTH; i++) mean += sum[i];
     mean /= (float)n;
     for (int64_t c = 0; c < n; c += WIDTH) {
-        vec d = *(const loose *)(in + c) - mean;
+        vec d = *(const vec *)(in + c) - mean;
         square += d * d;
     }
     for (int i = 0; i < WIDTH; i++) variance += square[i];
@@ -86,10 +93,25 @@ static void modulate(const float *restrict in, float *restrict out, const float 
         out[c] = (in[c] - mean) * rate * (1.0f + a[c] + b[c]) + a[n + c] + b[n + c];
 }
 
-/* x = SiLU(x), for n numbers: whole vectors. */
-static void activate(float *restrict x, int64_t n)
+/* e^x to single precision, held in the range of normal numbers. */
+static inline float exponential(float x)
 {
-    for (int64_t i = 0; i < n; i += WIDTH) *(loose *)(x + i) = silu(*(const loose *)(x + i));
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float k = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest integer */
+    float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
+    float p = 0.0013814276f;
+    p = p * r + 0.00836866599f;
+    p = p * r + 0.0416683889f;
+    p = p * r + 0.166665211f;
+    p = p * r + 0.499999935f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t i; float f; } power = {((int32_t)k + 127) << 23};
+    return p * power.f;
+}
+
+static void silu(float *restrict x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] /= 1.0f + exponential(-x[i]);
 }
 
 /* Features of three numbers: themselves, then sines and cosines of their octaves, all times `by`;
@@ -140,7 +162,7 @@ static void leave(const Head *h, const Slots *slots, int64_t row, const float *v
         const float *w = h->leave + d * h->width;
         vec sum = {0};
         for (int64_t c = 0; c < h->width; c += WIDTH)
-            sum += *(const loose *)(w + c) * *(const loose *)(v + c);
+            sum += *(const vec *)(w + c) * *(const vec *)(v + c);
         float f = h->leave_bias[d], x = slots->x[3 * row + d];
         for (int i = 0; i < WIDTH; i++) f += sum[i];
         out[3 * row + d] = slots->torus[level] ? x + slots->unit[level] * f
@@ -178,7 +200,7 @@ void gensci_edm_denoise(const Head *h, const Slots *slots, float *out, float *sc
         for (int64_t k = 0; k < h->depth; k++) {
             tile_norm(h, slots, first, n, k, u, v);
             product(h->inner + k * square, h->inner_bias + k * width, v, w, width, width, n, 0);
-            activate(w, n * width);
+            silu(w, n * width);
             product(h->outer + k * square, h->outer_bias + k * width, w, u, width, width, n, 1);
         }
         tile_norm(h, slots, first, n, h->depth, u, v);
