@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
 from gensci.models.checkpoint import load_network, refuse_other_weights, save_checkpoint
+from gensci.models.residual_losses import clipped_square, dispersion, renyi
 
 OWN_STEPS = 4  # drawing takes many small operations, so it is done for several steps at once
 
@@ -30,6 +31,22 @@ class OwnDraws(NamedTuple):
     positions: Tensor
     energy: Tensor
     cond: dict[str, Tensor]
+    level: Tensor
+
+
+class Terms(NamedTuple):
+    """Terms of the loss on frames of one peptide, scalars.
+
+    Attributes:
+        nll: mean of -log q (nats).
+        dispersion: of the log-weights (nats^2).
+        renyi: divergence, up to a constant (nats).
+        level: median of log q + U / kT.
+    """
+
+    nll: Tensor
+    dispersion: Tensor
+    renyi: Tensor
     level: Tensor
 
 
@@ -53,12 +70,15 @@ class PeptideFlow(pl.LightningModule):
             with energies from the group's ``energy``; they find where the flow is dense and the
             target is not.
         dispersion_clip: residuals further than this from their median (nats) count linearly.
+        renyi: weight of the Renyi divergence of order ``1 + renyi_excess`` beside likelihood; it
+            makes most of the frames that the flow makes too seldom (see ``residual_losses``).
+        renyi_excess: 1 for minus the log of the effective sample size, less for a gentler one.
         schedule: ``linear`` (rise, constant, fall to zero) or, as Prose was trained, ``cosine``:
             see ``one_cycle``.
         warmup_steps: over which the rate rises.
         decay_steps: of ``linear``: last steps of training, over which the rate falls. Ref: Hu et
             al. 2024, arXiv 2404.06395 (warm-up, stable, decay: a run can be lengthened before it).
-        energy_after: step from which the energies (``dispersion``) count; before it the residuals
+        energy_after: step from which the energies (``dispersion``, ``renyi``) count; before it the residuals
             are large and likelihood alone is the better guide.
         ema_decay: of the averaged weights, per step.
         seed: of the augmentation.
@@ -78,6 +98,8 @@ class PeptideFlow(pl.LightningModule):
         dispersion: float = 0.0,
         own_samples: int = 0,
         dispersion_clip: float = 10.0,
+        renyi: float = 0.0,
+        renyi_excess: float = 0.5,
         energy_after: int = 0,
         seed: int = 0,
         schedule: Literal["linear", "cosine"] = "linear",
@@ -110,12 +132,16 @@ class PeptideFlow(pl.LightningModule):
         variance = network.centroid_scale**2 / x.shape[1]
         return log_q, log_q + energy + 0.5 * x.mean(1).square().sum(-1) / variance
 
-    def _terms(self, network: nn.Module, group: Any, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean of -log q, dispersion of the log-weights and their median (nats): scalars."""
+    def _terms(self, network: nn.Module, group: Any, index: int) -> Terms:
         x = self._augment(group.positions, index)
         log_q, residual = self._residual(network, x, group.reduced_energy, group.cond)
-        spread = dispersion(residual, self.hparams.dispersion_clip)
-        return -log_q.mean(), spread, residual.detach().median()
+        clip = self.hparams.dispersion_clip
+        return Terms(
+            -log_q.mean(),
+            dispersion(residual, clip),
+            renyi(residual, self.hparams.renyi_excess, clip),
+            residual.detach().median(),
+        )
 
     def _draw(self, group: Any, level: Tensor) -> OwnDraws:
         """Draws of the flow as it is for the coming steps, with their energies."""
@@ -177,16 +203,20 @@ class PeptideFlow(pl.LightningModule):
     def training_step(self, batch: list[Any], batch_idx: int) -> Tensor:
         """One step of maximum likelihood, with the dispersion of the log-weights where asked."""
         h, rows, levels = self.hparams, [], []
-        weight = h.dispersion if self.global_step >= h.energy_after else 0.0
+        counts = self.global_step >= h.energy_after
+        weight, weight_renyi = (h.dispersion, h.renyi) if counts else (0.0, 0.0)
         part = batch_idx % self.trainer.accumulate_grad_batches  # of one step, each its own noise
         for index, group in enumerate(batch, part * len(batch)):
-            nll, spread, level = self._terms(self.network, group, index)
+            found = self._terms(self.network, group, index)
             coordinates = 3 * group.positions.shape[1]
-            loss = (nll + weight * spread) / coordinates
-            rows.append(torch.stack((loss, nll / coordinates, spread)))
-            levels.append(level)
+            loss = found.nll + weight * found.dispersion
+            if weight_renyi:
+                loss = loss + weight_renyi * found.renyi
+            told = (found.nll / coordinates, found.dispersion, found.renyi)
+            rows.append(torch.stack((loss / coordinates, *told)))
+            levels.append(found.level)
         loss, *parts = torch.stack(rows).mean(0)
-        for name, value in zip(("nll", "dispersion"), parts, strict=True):
+        for name, value in zip(("nll", "dispersion", "renyi"), parts, strict=True):
             self.log(f"train_{name}", value, prog_bar=True, batch_size=len(batch))
         if h.own_samples and weight:
             # Counted as a part of one group: with more weight, few wild draws upset the training.
@@ -203,10 +233,13 @@ class PeptideFlow(pl.LightningModule):
     def validation_step(self, batch: list[Any], batch_idx: int) -> None:
         """Likelihood and dispersion, under the averaged weights, of peptides not trained on."""
         for index, group in enumerate(batch):
-            nll, spread, _ = self._terms(self.average.module, group, index)
-            nll = nll / (3 * group.positions.shape[1])
-            self.log("val_nll", nll, prog_bar=True, batch_size=1, sync_dist=True)
-            self.log("val_dispersion", spread, prog_bar=True, batch_size=1, sync_dist=True)
+            found = self._terms(self.average.module, group, index)
+            told = {
+                "val_nll": found.nll / (3 * group.positions.shape[1]),
+                "val_dispersion": found.dispersion,
+                "val_renyi": found.renyi,
+            }
+            self.log_dict(told, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with the rate of the schedule up to the last step."""
@@ -241,18 +274,6 @@ def one_cycle(step: int, total: int, warmup: int, start: float = 1 / 500) -> flo
     way = min(1.0, (step - first) / max(1, last - first))
     low = 0.5 * (1 + math.cos(math.pi * way)) if rising else 0.5 * (1 - math.cos(math.pi * way))
     return 1.0 + (start - 1.0) * low
-
-
-def clipped_square(x: Tensor, clip: float) -> Tensor:
-    """Square of x, growing linearly with the same slope beyond ``clip``."""
-    near = x.clamp(-clip, clip)
-    return near.square() + 2 * clip * (x - near).abs()
-
-
-def dispersion(residual: Tensor, clip: float) -> Tensor:
-    """Variance of residuals (frames,) about their median, growing linearly beyond ``clip``."""
-    centred = residual - residual.detach().median()
-    return clipped_square(centred, clip).mean() - centred.clamp(-clip, clip).mean().square()
 
 
 def take_weights(network: nn.Module, checkpoint: str) -> list[str]:

@@ -1,6 +1,7 @@
 """`gensci train`: every shipped configuration learns, resumes and exports a usable checkpoint."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,9 @@ from gensci.__main__ import main
 from gensci.commands.train import config_names, config_path
 from gensci.core.errors import CheckpointError, UsageError
 from gensci.models.checkpoint import load_checkpoint
-from gensci.models.peptide_flow import dispersion, one_cycle
+from gensci.models.peptide_flow import one_cycle
 from gensci.models.proposal import load_proposal
+from gensci.models.residual_losses import dispersion, renyi
 from gensci.nn.tarflow import VARIANTS, TarFlowPeptide
 from gensci.sims.forcefield import ForceField
 from gensci.sims.peptide import build_peptide
@@ -180,6 +182,28 @@ def test_dispersion_is_the_variance_until_clipped():
     far = torch.tensor([0.0, 0.0, 0.0, 0.0, 1e6], requires_grad=True)
     dispersion(far, 10.0).backward()
     assert far.grad.abs().max() < 10.0
+
+
+def test_renyi_is_the_divergence_of_two_normals_and_its_gradient_that_of_the_formula():
+    # Closed form of order a for N(0, 1) from N(m, 1): a m^2 / 2 (Gil et al. 2013).
+    order, shift = 1.5, torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    residual = 0.5 * x.square() - 0.5 * (x - shift).square()
+    found = renyi(residual, order - 1, 50.0)
+    (slope,) = torch.autograd.grad(found, shift)
+    level = residual.detach().median().item()
+    assert found.item() - level == pytest.approx(order * 0.4**2 / 2, abs=2e-3)
+    assert slope.item() == pytest.approx(order * 0.4, abs=5e-3)
+
+
+def test_renyi_of_a_frame_that_cannot_be_learned_is_finite_and_does_not_drown_the_others():
+    residual = torch.zeros(32, dtype=torch.float64)
+    residual[0] = -1e6
+    residual.requires_grad_(True)
+    value = renyi(residual, 0.5, 3.0)
+    value.backward()
+    assert value.isfinite()
+    assert residual.grad[0] == pytest.approx(-(math.exp(1.5)) / (31 + math.exp(1.5)))
 
 
 def test_every_shipped_configuration_is_tested():
