@@ -78,8 +78,8 @@ class PeptideFlow(pl.LightningModule):
         warmup_steps: over which the rate rises.
         decay_steps: of ``linear``: last steps of training, over which the rate falls. Ref: Hu et
             al. 2024, arXiv 2404.06395 (warm-up, stable, decay: a run can be lengthened before it).
-        energy_after: step from which the energies (``dispersion``, ``renyi``) count; before it the residuals
-            are large and likelihood alone is the better guide.
+        energy_after: step from which the energies (``dispersion``, ``renyi``) count; before it the
+            residuals are large and likelihood alone is the better guide.
         ema_decay: of the averaged weights, per step.
         seed: of the augmentation.
         start_from: checkpoint whose weights the training starts from; see ``take_weights``.

@@ -1,4 +1,4 @@
-"""Losses on residuals log q + U / kT of a flow, which are equal where it is the Boltzmann density."""
+"""Losses on log q + U / kT of a flow, which is constant where it is the Boltzmann density."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from named_peptides import named_peptide
+from tarflow_runs import sample_command, save_tarflow
 
 from gensci.__main__ import main
-from gensci.models.checkpoint import save_checkpoint
 from gensci.models.proposal import FlowProposal, LowPrecisionProposal, load_proposal
 from gensci.nn.tarflow import TarFlowPeptide
 
@@ -32,16 +32,7 @@ def tiny(num_blocks):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    network = tiny(2)
-    path = tmp_path_factory.mktemp("tarflow") / "tiny"
-    config = {"class": "tarflow-peptide", "settings": network.settings}
-    save_checkpoint(path, network.state_dict(), config, {"trained_residues": [2, 2]})
-    return path
-
-
-def command(checkpoint, out, *more):
-    fixed = ["sample", "--system", "AG", "--num-samples", "40", "--seed", "1", "--out", str(out)]
-    return [*fixed, "--checkpoint", str(checkpoint), *more]
+    return save_tarflow(tiny(2), tmp_path_factory.mktemp("tarflow"))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS.values())
@@ -70,7 +61,7 @@ def test_a_run_is_weighed_by_the_density_of_its_own_pass(checkpoint, tmp_path):
     flow, misses = load_proposal(str(checkpoint), build_peptide("AG"), "cpu"), {}
     for precision in ("float32", *PRECISIONS):
         out = tmp_path / precision
-        assert main(command(checkpoint, out, "--proposal.precision", precision)) == 0
+        assert main(sample_command(checkpoint, out, "--proposal.precision", precision)) == 0
         settings = json.loads((out / "run.json").read_text())["settings"]
         assert settings.get("proposal.precision", "float32") == precision
         arrays = np.load(out / "samples.npz")
@@ -105,7 +96,7 @@ def test_a_run_is_weighed_by_the_density_of_its_own_pass(checkpoint, tmp_path):
 )
 def test_what_cannot_be_used_is_told_in_one_line(settings, message, checkpoint, tmp_path, capsys):
     pytest.importorskip("openmm")
-    assert main(command(checkpoint, tmp_path / "run", *settings)) == 2
+    assert main(sample_command(checkpoint, tmp_path / "run", *settings)) == 2
     told = capsys.readouterr().err.strip()
     assert message in told
     assert "\n" not in told

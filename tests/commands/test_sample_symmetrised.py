@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from tarflow_runs import sample_command, save_tarflow
 
 from gensci.__main__ import main
-from gensci.models.checkpoint import save_checkpoint
 from gensci.models.proposal import load_proposal
 from gensci.models.symmetrised_proposal import fixed_rotations
 from gensci.nn.tarflow import TarFlowPeptide
@@ -24,19 +24,11 @@ def tarflow(tmp_path_factory):
     network = TarFlowPeptide(channels=32, num_blocks=2, layers_per_block=1, head_dim=16)
     for block in network.blocks:
         torch.nn.init.normal_(block.leave.weight, std=0.05)
-    path = tmp_path_factory.mktemp("tarflow") / "tiny"
-    config = {"class": "tarflow-peptide", "settings": network.settings}
-    save_checkpoint(path, network.state_dict(), config, {"trained_residues": [2, 2]})
-    return path
-
-
-def command(checkpoint, out, *more):
-    fixed = ["sample", "--system", "AG", "--num-samples", "30", "--seed", "1", "--out", str(out)]
-    return [*fixed, "--checkpoint", str(checkpoint), *more]
+    return save_tarflow(network, tmp_path_factory.mktemp("tarflow"))
 
 
 def test_weights_are_those_of_the_average(tarflow, tmp_path):
-    assert main(command(tarflow, tmp_path / "run", *BOTH)) == 0
+    assert main(sample_command(tarflow, tmp_path / "run", *BOTH)) == 0
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert settings["proposal.rotations"] == 3
     assert settings["proposal.mirror"] is True
@@ -57,7 +49,7 @@ def test_weights_are_those_of_the_average(tarflow, tmp_path):
 
 
 def test_without_the_settings_the_flow_draws_as_before(tarflow, tmp_path):
-    assert main(command(tarflow, tmp_path / "run", "--sampler", "direct")) == 0
+    assert main(sample_command(tarflow, tmp_path / "run", "--sampler", "direct")) == 0
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert not any(name.startswith("proposal.") for name in settings)
 
@@ -74,7 +66,7 @@ def test_without_the_settings_the_flow_draws_as_before(tarflow, tmp_path):
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(settings, message, tmp_path, capsys):
-    assert main(command("peptide-small", tmp_path / "run", *settings)) == 2
+    assert main(sample_command("peptide-small", tmp_path / "run", *settings)) == 2
     told = capsys.readouterr().err.strip()
     assert message in told
     assert "\n" not in told
