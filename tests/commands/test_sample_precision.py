@@ -10,6 +10,7 @@ from tarflow_runs import sample_command, save_tarflow
 
 from gensci.__main__ import main
 from gensci.models.proposal import FlowProposal, LowPrecisionProposal, load_proposal
+from gensci.nn import native_inverse
 from gensci.nn.tarflow import TarFlowPeptide
 
 PRECISIONS = {"tf32": "high", "bfloat16": "medium"}
@@ -71,8 +72,11 @@ def test_a_run_is_weighed_by_the_density_of_its_own_pass(checkpoint, tmp_path):
         single = flow.log_prob({"positions": positions}).numpy()
         misses[precision] = np.abs(single - arrays["log_proposal"]).mean()
     assert misses["float32"] < 1e-3
-    # the law is another one than in single precision, and near to it
-    assert 10 * misses["float32"] < misses["bfloat16"] < 3.0
+    by_kernel = not isinstance(native_inverse.library(), str)
+    if by_kernel and not native_inverse.has_tiles():
+        assert misses["bfloat16"] == misses["float32"], "this processor has single precision only"
+    else:  # the law is another one than in single precision, and near to it
+        assert 10 * misses["float32"] < misses["bfloat16"] < 3.0
 
 
 @pytest.mark.parametrize(
