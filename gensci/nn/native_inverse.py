@@ -56,8 +56,8 @@ def fits(network: TarFlowPeptide) -> bool:
 
 def kernel_status() -> str:
     """One line on what inverts the flow on a CPU, and why."""
-    tiles = " with matrix tiles" if has_tiles() else ""
-    return status_line(library(), f"fused C kernel{tiles}")
+    more = " with matrix tiles" if has_tiles() else " with bfloat16 pairs" if has_pairs() else ""
+    return status_line(library(), f"fused C kernel{more}")
 
 
 def has_tiles() -> bool:
@@ -66,12 +66,24 @@ def has_tiles() -> bool:
     return not isinstance(found, str) and bool(found.gensci_tiles())
 
 
+def has_pairs() -> bool:
+    """Whether its vectors, without tiles, multiply pairs of bfloat16 numbers (AVX512_BF16)."""
+    found = library()
+    return not isinstance(found, str) and bool(found.gensci_pairs())
+
+
+def lowers(precision: str) -> bool:
+    """Whether the products of this precision are others than those of single precision here."""
+    return has_tiles() or (has_pairs() and PARTS[precision] == 1)
+
+
 class NativeInverse:
     """The inverse by the C kernel, in tiles of samples shared out to torch's number of threads.
 
     The bits of a sample do not depend on how many are drawn together. Where the processor has
     matrix tiles, a float is the sum of three bfloat16 numbers, which loses nothing ("highest"), of
-    two (16 bits, "high") or is one ("medium"); elsewhere all is done in single precision.
+    two (16 bits, "high") or is one ("medium"). Vectors of bfloat16 pairs serve "medium" only, where
+    they do twice as much at a time; elsewhere all is done in single precision.
 
     Args:
         parts: Per block, towards noise: the block, its embedded atoms (atoms, channels) and its
@@ -83,7 +95,7 @@ class NativeInverse:
         self, parts: list[tuple[AutoregressiveBlock, Tensor, Tensor]], precision: str = "highest"
     ) -> None:
         self.blocks = [
-            (NativeBlock(block, h, PARTS[precision]), order) for block, h, order in parts
+            (NativeBlock(block, h, precision), order) for block, h, order in parts
         ]
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,17 +134,18 @@ class NativeBlock:
     Args:
         block: The block.
         h: Embedded atoms (atoms, channels), in block order.
-        parts: Numbers that stand for a weight where the processor has matrix tiles.
+        precision: Of the matrix products, from `PARTS`.
     """
 
-    def __init__(self, block: AutoregressiveBlock, h: Tensor, parts: int) -> None:
+    def __init__(self, block: AutoregressiveBlock, h: Tensor, precision: str) -> None:
         first = block.layers[0]
         atoms, channels = h.shape
         mlp = first.mlp[1].out_features
         transition = 0 if first.transition is None else first.transition.out.in_features
-        tiled = has_tiles() and not any(size % SIDE for size in (channels, mlp, transition))
+        shaped = not any(size % SIDE for size in (channels, mlp, transition))
+        parts = PARTS[precision] if lowers(precision) and shaped else 0
         self.kept: list[Tensor] = []  # the kernel holds addresses only
-        matrices = packed(block, parts) if tiled else [_matrices(layer) for layer in block.layers]
+        matrices = packed(block, parts) if parts else [_matrices(layer) for layer in block.layers]
         layers = [
             self._layer(layer, terms, own)
             for layer, terms, own in zip(block.layers, block.terms(h), matrices, strict=True)
@@ -146,7 +159,7 @@ class NativeBlock:
             leave=self._keep(F.pad(block.leave.weight, (0, 0, 0, ROWS - 6))),
             leave_bias=self._keep(F.pad(block.leave.bias, (0, ROWS - 6))),
             layers=self.layers,
-            parts=parts if tiled else 0,
+            parts=parts,
             **dict(zip(SIZES, sizes, strict=True)),
         )
 

@@ -32,7 +32,7 @@ typedef struct {
 /* Make activations ready to be multiplied: split them into `room` where the weights are packed. */
 static void ready(const Block *b, Span in, int64_t channels, int64_t tiles, uint32_t *room)
 {
-#ifdef TILES
+#ifdef PACKED
     int64_t size = b->parts * channels / 2 * LANES;
     for (int64_t g = 0; g < tiles && b->parts; g++)
         split(in.at + g * in.tile, room + g * size, channels, b->parts);
@@ -43,7 +43,7 @@ static void ready(const Block *b, Span in, int64_t channels, int64_t tiles, uint
 static void multiply(const Block *b, Part m, Span in, const uint32_t *room, Span out,
                      int64_t tiles, int add)
 {
-#ifdef TILES
+#ifdef PACKED
     if (b->parts) {
         if (m.bias || !add) start(m, out, tiles, add);
         tile_product(m, room, out, tiles, b->parts);

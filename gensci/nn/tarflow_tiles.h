@@ -1,4 +1,4 @@
-/* Products of matrices in the bfloat16 tiles of a processor that has them (AMX). */
+/* Products of matrices in bfloat16, of processors with tiles (AMX) or pairs (AVX512_BF16) of it. */
 
 #ifndef GENSCI_TARFLOW_TILES_H
 #define GENSCI_TARFLOW_TILES_H
@@ -7,9 +7,13 @@
 
 #if defined(__AMX_BF16__) && defined(__linux__)
 #define TILES
+#define PACKED
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__AVX512BF16__)
+#define PACKED
+#include <immintrin.h>
 #endif
 
 /* The bits of the bfloat16 number nearest to x, as those of a float. */
@@ -26,8 +30,6 @@ static inline float from_bits(uint32_t bits)
 }
 
 #ifdef TILES
-#define SIDE 32 /* rows and columns of a packed block: two tiles below each other */
-
 /* Ask the system for the processor's matrix tiles; 1 where they may be used. */
 int gensci_tiles(void)
 {
@@ -40,6 +42,22 @@ static void open_tiles(void)
     for (int i = 0; i < 8; i++) all.bytes[i] = 64, all.rows[i] = 16;
     _tile_loadconfig(&all);
 }
+#else
+int gensci_tiles(void) { return 0; }
+#endif
+
+/* Whether vectors, and no tiles, multiply bfloat16 numbers. */
+int gensci_pairs(void)
+{
+#if defined(PACKED) && !defined(TILES)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+#ifdef PACKED
+#define SIDE 32 /* rows and columns of a packed block: two tiles below each other */
 
 /* Write w (rows, columns) as sums of `parts` bfloat16 numbers, in blocks of SIDE by SIDE as (row
  * block, column block, part, row, column). Three parts hold all bits of a float. */
@@ -77,6 +95,7 @@ static void split(const float *in, uint32_t *out, int64_t channels, int64_t part
         }
 }
 
+#ifdef TILES
 /* out += W in, packed and split. Products of parts that reach less far than the last are left out:
  * with three parts the result is as near as float arithmetic comes, with two to 2^-16. */
 static void tile_product(Part m, const uint32_t *in, Span out, int64_t tiles, int64_t parts)
@@ -124,6 +143,52 @@ static void tile_product(Part m, const uint32_t *in, Span out, int64_t tiles, in
         }
     }
 }
+#else
+#define SUMS 12 /* rows whose sums are kept in registers, for two vectors of lanes */
+
+/* Rows `from` to before `to` of a block of rows, for 32 lanes. */
+static inline __attribute__((always_inline)) void pair_rows(const uint16_t *w, const uint32_t *x,
+                                                            float *out, int64_t steps,
+                                                            int64_t slice, int from, int to)
+{
+    __m512 sum[SUMS][2];
+    for (int i = from; i < to; i++)
+        for (int j = 0; j < 2; j++) sum[i - from][j] = _mm512_loadu_ps(out + i * LANES + 16 * j);
+    for (int64_t k = 0; k < steps; k++, w += SIDE * SIDE)
+        for (int c = 0; c < SIDE / 2; c++, x += 16) {
+            __m512bh a = (__m512bh)_mm512_loadu_si512(x), b = (__m512bh)_mm512_loadu_si512(x + slice);
+#pragma GCC unroll 12
+            for (int i = from; i < to; i++) {
+                int32_t pair;
+                memcpy(&pair, w + i * SIDE + 2 * c, sizeof pair);
+                __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+                sum[i - from][0] = _mm512_dpbf16_ps(sum[i - from][0], both, a);
+                sum[i - from][1] = _mm512_dpbf16_ps(sum[i - from][1], both, b);
+            }
+        }
+    for (int i = from; i < to; i++)
+        for (int j = 0; j < 2; j++) _mm512_storeu_ps(out + i * LANES + 16 * j, sum[i - from][j]);
+}
+
+/* out += W in, packed in one part and split likewise. */
+static void tile_product(Part m, const uint32_t *in, Span out, int64_t tiles, int64_t parts)
+{
+    int64_t steps = m.columns / SIDE, slice = m.columns / 2 * 16, all = slice * (LANES / 16);
+    (void)parts; /* one, see native_inverse.py: more would be slower than floats */
+    for (int64_t o = 0; o < m.rows; o += SIDE) {
+        int64_t first = (m.row + o) / SIDE * (m.stride / SIDE) + m.column / SIDE;
+        const uint16_t *w = (const uint16_t *)m.w + first * SIDE * SIDE;
+        for (int64_t g = 0; g < tiles; g++)
+            for (int64_t l = 0; l < LANES / 16; l += 2) {
+                const uint32_t *from = in + g * all + l * slice;
+                float *to = out.at + g * out.tile + o * LANES + l * 16;
+                pair_rows(w, from, to, steps, slice, 0, 12);
+                pair_rows(w, from, to, steps, slice, 12, 24);
+                pair_rows(w, from, to, steps, slice, 24, 32);
+            }
+    }
+}
+#endif
 
 /* Put bias (+ out) where a product will add to it. */
 static void start(Part m, Span out, int64_t tiles, int add)
@@ -134,8 +199,6 @@ static void start(Part m, Span out, int64_t tiles, int add)
             for (int l = 0; l < LANES; l++) row[l] = add ? row[l] + b : b;
         }
 }
-#else
-int gensci_tiles(void) { return 0; }
 #endif
 
 #endif
