@@ -13,7 +13,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
 from gensci.models.checkpoint import load_network, refuse_other_weights, save_checkpoint
-from gensci.models.muon import MuonAdamW
 from gensci.models.residual_losses import clipped_square, dispersion, renyi
 
 OWN_STEPS = 4  # drawing takes many small operations, so it is done for several steps at once
@@ -63,7 +62,6 @@ class PeptideFlow(pl.LightningModule):
         network: has ``log_prob(x, cond)``, ``encode(peptide)`` and, where it is not invariant to
             rigid motion, ``augment(x, generator)``.
         learning_rate, weight_decay, betas: of AdamW.
-        optimiser: ``adamw``, or ``muon`` for the large matrices (see ``MuonAdamW``).
         dispersion: weight of the log-dispersion term, the variance over the frames of a peptide of
             log q + U / kT, which the Boltzmann density makes zero. Energies are labels without
             noise, so this sharpens a flow that is already near. Ref: arXiv 2602.03729 (2026,
@@ -102,7 +100,6 @@ class PeptideFlow(pl.LightningModule):
         dispersion_clip: float = 10.0,
         renyi: float = 0.0,
         renyi_excess: float = 0.5,
-        optimiser: Literal["adamw", "muon"] = "adamw",
         energy_after: int = 0,
         seed: int = 0,
         schedule: Literal["linear", "cosine"] = "linear",
@@ -245,13 +242,10 @@ class PeptideFlow(pl.LightningModule):
             self.log_dict(told, prog_bar=True, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimiser with the rate of the schedule up to the last step."""
+        """AdamW with the rate of the schedule up to the last step."""
         h = self.hparams
-        sizes = {"lr": h.learning_rate, "betas": h.betas, "weight_decay": h.weight_decay}
-        optimiser = (
-            MuonAdamW(self.network, **sizes)
-            if h.optimiser == "muon"
-            else torch.optim.AdamW(self.network.parameters(), **sizes)
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), h.learning_rate, h.betas, weight_decay=h.weight_decay
         )
         total = int(self.trainer.estimated_stepping_batches)
 
