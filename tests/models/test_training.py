@@ -38,7 +38,8 @@ PARAMETERS = {
 SIZES = (("small", 10), ("large", 20))
 MORE = {
     "prose-288m": ["--trainer.accumulate_grad_batches", "2"],
-    "peptide": ["--model.start_from", "null"],  # a trained flow has little left to gain
+    # a trained flow has little left to gain
+    "peptide": ["--model.start_from", "null", "--model.renyi", "0.1"],
 }
 pytestmark = [pytest.mark.filterwarnings(text) for text in LIGHTNING]
 
