@@ -3,9 +3,9 @@
 A flow is fitted to thinned draws of a surrogate's posterior. Where the surrogate can be asked
 itself, which costs nothing that counts, the flow is first rehearsed: its own draws are weighed by
 the surrogate, or where few of them bear weight, moved by a chain between flow and surrogate; and it
-is fitted again to those, until enough of its draws bore weight. Then it draws once more, the exact
-target weighs, and the shape of the weights' tail says whether they may be trusted. If not, a short
-exact chain starts at the draws.
+is fitted again to those, until enough of its draws bear weight. Then the best flow draws once more,
+the exact target weighs, and the shape of the weights' tail says whether they may be trusted. If
+not, a short exact chain starts at the draws.
 
 Reference: Dax et al. (2023), arXiv:2210.05686, for neural proposals; Vehtari et al. (2024),
 arXiv:1507.02646, for k-hat.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -42,8 +42,9 @@ class ReweightSettings:
     Attributes:
         num_draws: exact evaluations, one per draw.
         fit_draws: draws of the surrogate's posterior that the flow is fitted to, at most.
-        rehearsals: most times that the flow is fitted to its own draws, weighed by the surrogate.
-        enough: efficiency of a rehearsal after which there is no other.
+        rehearsals: most times that the flow is fitted to its own draws, weighed by the surrogate;
+            the best of them goes on.
+        enough: efficiency after which the flow is fitted once more at most.
         rehearsal_draws: draws of each; evaluations of the surrogate.
         walk_below: efficiency of a rehearsal below which its draws are walked.
         walk: the chain that walks them.
@@ -58,7 +59,7 @@ class ReweightSettings:
     rehearsals: int = 3
     enough: float = 0.2
     rehearsal_draws: int = 100_000
-    walk_below: float = 0.01
+    walk_below: float = 0.1
     walk: Tempering = field(
         default_factory=lambda: Tempering(num_walkers=200, warmup=60, thinning=8)
     )
@@ -137,8 +138,10 @@ def reweight(
     calls = {"exact": target.calls, "surrogate": surrogate.calls if surrogate else 0}
     flow = _fitted(draws, target, images, settings, seed, 0)
     rehearsed, constant = None, None
-    if surrogate is not None:
-        flow, rehearsed, constant = _rehearsed(flow, target, surrogate, images, settings, seed, say)
+    if surrogate is not None and settings.rehearsals:
+        flow, _, rehearsed, constant = _rehearsed(
+            flow, target, surrogate, images, settings, seed, say
+        )
     generator = stream(seed, "exact draws")
     samples, evidence = _weighed(flow, target, settings.num_draws, generator)
     khat = psis(samples.log_weight).khat
@@ -161,6 +164,15 @@ def reweight(
     )
 
 
+class _Rehearsed(NamedTuple):
+    """A flow, the efficiency of its draws for the surrogate, and draws of the latter with ln Z."""
+
+    flow: ProposalFlow
+    efficiency: float
+    draws: SampleSet
+    constant: LogZ
+
+
 def _rehearsed(
     flow: ProposalFlow,
     target: PosteriorTarget,
@@ -169,20 +181,24 @@ def _rehearsed(
     settings: ReweightSettings,
     seed: int,
     say: Say | None,
-) -> tuple[ProposalFlow, SampleSet | None, LogZ | None]:
-    """The flow fitted to its own draws until enough bear weight; the last of these, and ln Z."""
-    draws, constant = None, None
-    for number in range(settings.rehearsals):
+) -> _Rehearsed:
+    """The best of the flow and those fitted to its draws, until enough of them bear weight."""
+    best = None
+    for number in range(settings.rehearsals + 1):
         size, generator = settings.rehearsal_draws, stream(seed, "rehearsal", number)
         draws, constant = _weighed(flow, surrogate, size, generator)
         efficiency = _told(say, "rehearsal", draws, size)
-        if efficiency < settings.walk_below:
+        if best is not None and efficiency <= best.efficiency:
+            break  # too few draws bore weight for a better fit
+        last = number == settings.rehearsals or (best and best.efficiency >= settings.enough)
+        if not last and efficiency < settings.walk_below:
             walked = settings.walk, settings.walk_rows, f"walk {number}"
             draws, constant = _chain(flow, surrogate, *walked, seed, say)
-        flow = _fitted(draws, target, images, settings, seed, number + 1)
-        if efficiency >= settings.enough:
+        best = _Rehearsed(flow, efficiency, draws, constant)
+        if last:
             break
-    return flow, draws, constant
+        flow = _fitted(draws, target, images, settings, seed, number + 1)
+    return best
 
 
 def _fitted(

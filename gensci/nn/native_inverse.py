@@ -94,9 +94,7 @@ class NativeInverse:
     def __init__(
         self, parts: list[tuple[AutoregressiveBlock, Tensor, Tensor]], precision: str = "highest"
     ) -> None:
-        self.blocks = [
-            (NativeBlock(block, h, precision), order) for block, h, order in parts
-        ]
+        self.blocks = [(NativeBlock(block, h, precision), order) for block, h, order in parts]
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Positions over `sigma_data` and log|det dz/dx| of noise (n, atoms, 3)."""

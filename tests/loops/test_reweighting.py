@@ -8,6 +8,7 @@ import torch
 from gensci.core.posterior import PosteriorTarget
 from gensci.core.priors import BoxPrior
 from gensci.core.results import SampleSet
+from gensci.loops import reweighting
 from gensci.loops.reweighting import ReweightSettings, report, reweight
 from gensci.models.proposal_flow import ProposalSettings
 from gensci.samplers.tempering import Tempering
@@ -98,7 +99,7 @@ def test_rehearsal_on_the_surrogate_raises_the_efficiency():
 
 
 def test_rehearsals_end_when_enough_draws_bear_weight():
-    """Far draws need a second rehearsal, near ones do with one."""
+    """Far draws are fitted twice, near ones once; each fit is measured."""
     surrogate = PosteriorTarget(PRIOR, gaussian)
     counts = []
     for draws in (biased_draws(300, shift=1.0, scale=1.5), biased_draws()):
@@ -108,7 +109,30 @@ def test_rehearsals_end_when_enough_draws_bear_weight():
             settings=settings(rehearsals=3, enough=0.5, walk_below=0.0), say=lines.append,
         )  # fmt: skip
         counts.append(sum(line.startswith("rehearsal") for line in lines))
-    assert counts[0] > 1 == counts[1]
+    assert counts[0] > counts[1] == 2
+
+
+def test_a_flow_that_rehearsals_make_worse_is_not_taken(monkeypatch):
+    """Its successor is fitted to noise; the exact draws come from the first all the same."""
+    target, lines = PosteriorTarget(PRIOR, gaussian), []
+    fitted, true_fit = [], reweighting._fitted
+
+    def spoiled(draws, *rest):
+        if fitted:
+            noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)).double()
+            draws = SampleSet({"theta": MEAN + 1.5 + 0.1 * noise}, torch.zeros(500).double())
+        fitted.append(true_fit(draws, *rest))
+        return fitted[-1]
+
+    monkeypatch.setattr(reweighting, "_fitted", spoiled)
+    result = reweight(
+        biased_draws(), target, surrogate=PosteriorTarget(PRIOR, gaussian), seed=1,
+        settings=settings(rehearsals=3, enough=1.0, walk_below=0.0), say=lines.append,
+    )  # fmt: skip
+    assert len(fitted) == 2 and sum(line.startswith("rehearsal") for line in lines) == 2
+    assert result.proposal is fitted[0]
+    assert result.efficiency > 0.2
+    check_moments(result.samples)
 
 
 def test_a_rehearsal_whose_draws_weigh_nothing_is_walked():
