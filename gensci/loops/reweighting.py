@@ -63,7 +63,7 @@ class ReweightSettings:
     walk: Tempering = field(
         default_factory=lambda: Tempering(num_walkers=200, warmup=60, thinning=8)
     )
-    walk_rows: int = 10_000
+    walk_rows: int = 20_000
     proposal: ProposalSettings = field(default_factory=ProposalSettings)
     chain: Tempering = field(
         default_factory=lambda: Tempering(num_walkers=100, warmup=50, thinning=5)
