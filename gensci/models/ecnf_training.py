@@ -25,9 +25,9 @@ class FlowMatching(PeptideFlow):
         """Refuse settings of a loss that is not this one's.
 
         Raises:
-            UsageError: the dispersion of log-weights, or own draws, are asked for.
+            UsageError: a term of log-weights, or own draws, are asked for.
         """
-        for name in ("dispersion", "own_samples"):
+        for name in ("dispersion", "renyi", "own_samples"):
             if self.hparams[name]:
                 raise UsageError(
                     f"--model.{name}: flow matching knows no log q while it trains", "leave it out"

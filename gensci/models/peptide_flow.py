@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.core.registry import MODELS
 from gensci.models.checkpoint import load_network, refuse_other_weights, save_checkpoint
@@ -84,6 +85,9 @@ class PeptideFlow(pl.LightningModule):
         seed: of the augmentation.
         start_from: checkpoint whose weights the training starts from; see ``take_weights``.
         fuse: compile the network's costly parts where it can (``InternalFlow.fuse``).
+
+    Raises:
+        CheckpointError: ``start_from`` is absent or of another network.
     """
 
     def __init__(
@@ -186,7 +190,15 @@ class PeptideFlow(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Compile the network's costly parts where asked."""
+        """Compile the network's costly parts where asked.
+
+        Raises:
+            UsageError: a divergence of an order that it has not.
+        """
+        if not self.hparams.renyi_excess > 0:
+            raise UsageError(
+                f"--model.renyi_excess {self.hparams.renyi_excess}", "give it above 0, as 0.5"
+            )
         if self.hparams.fuse and hasattr(self.network, "fuse"):
             self.network.fuse()
 

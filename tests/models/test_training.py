@@ -207,6 +207,15 @@ def test_renyi_of_a_frame_that_cannot_be_learned_is_finite_and_does_not_drown_th
     assert residual.grad[0] == pytest.approx(-(math.exp(1.5)) / (31 + math.exp(1.5)))
 
 
+def test_a_divergence_of_order_one_is_refused_in_one_line(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    more = [*MORE["peptide"], "--model.renyi_excess", "0"]
+    assert main(arguments("peptide", data, tmp_path, 2, *more)) != 0
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--model.renyi_excess 0.0; give it above 0" in told
+    assert not (tmp_path / "runs" / "peptide" / "checkpoint").exists()
+
+
 def test_every_shipped_configuration_is_tested():
     flow_matching = "peptide-ecnf"  # in test_ecnf_training.py
     assert config_names() == sorted([*SMALL, flow_matching, *STRUCTURES])
