@@ -193,7 +193,7 @@ class PeptideFlow(pl.LightningModule):
         """Compile the network's costly parts where asked.
 
         Raises:
-            UsageError: a divergence of an order that it has not.
+            UsageError: ``renyi_excess`` is not above 0.
         """
         if not self.hparams.renyi_excess > 0:
             raise UsageError(

@@ -23,10 +23,10 @@ def dispersion(residual: Tensor, clip: float) -> Tensor:
 def renyi(residual: Tensor, excess: float, clip: float) -> Tensor:
     """Renyi divergence of the flow from the Boltzmann density, from frames of the latter (nats).
 
-    Of the order ``1 + excess``, up to a constant: the mean over frames of the weight ``p / q`` to
-    the power ``excess``, logarithmic, over ``excess``. Its gradient is that of likelihood with
-    the frames weighted by that power, so what the flow makes too seldom counts most; at ``excess``
-    1 it is minus the log of the effective sample size, at 0 likelihood itself.
+    Up to a constant, and of the order ``1 + excess``: log of the mean of ``(p / q)^excess`` over
+    the frames, divided by ``excess``. Its gradient is that of likelihood with the frames weighted
+    by this power, so what the flow makes too seldom counts most; towards ``excess`` 0 it is
+    likelihood itself, at 1 minus the log of the effective share of the flow's draws.
     Ref: Midgley et al. 2022, arXiv 2208.01893 (flows trained on the divergence of order 2);
     Li and Turner 2016, arXiv 1602.02311.
 

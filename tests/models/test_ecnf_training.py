@@ -80,6 +80,7 @@ def test_a_peptide_it_has_no_types_for_is_refused(data):
 
 def test_settings_that_need_log_q_are_refused(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments(data, tmp_path, 20), "--model.dispersion", "0.1"]) == 2
-    assert "--model.dispersion: flow matching knows no log q" in capsys.readouterr().err
+    for name in ("dispersion", "renyi"):
+        assert main([*arguments(data, tmp_path, 20), f"--model.{name}", "0.1"]) == 2
+        assert f"--model.{name}: flow matching knows no log q" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "peptide-ecnf" / "checkpoint").exists()

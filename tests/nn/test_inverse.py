@@ -3,6 +3,7 @@
 import gc
 import math
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,6 +144,21 @@ def test_the_log_determinant_is_that_of_the_map_at_every_precision(precision, na
     x, log_det = make_inverse(model, cond, native, precision)(torch.cat((z, moved)))
     slopes = torch.diagonal((x[1:] - x[:1]).reshape(3 * atoms, 3 * atoms))
     assert float(-slopes.double().log().sum()) == pytest.approx(float(log_det[0]), abs=1e-4)
+
+
+def test_bfloat16_is_used_where_the_processor_has_it():
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if isinstance(native_inverse.library(), str):
+        pytest.skip(f"no C kernel: {native_inverse.library()}")
+    if "avx512_bf16" not in flags or "amx_bf16" in flags:  # the system may withhold tiles
+        pytest.skip("a processor without AVX512_BF16, or with matrix tiles")
+    assert [native_inverse.lowers(precision) for precision in PRECISIONS] == [False, False, True]
+    model, cond = network(), condition()
+    z = noise(8, cond)
+    with torch.inference_mode():
+        found = {p: make_inverse(model, cond, precision=p)(z)[0] for p in PRECISIONS}
+    assert torch.equal(found["highest"], found["high"])
+    assert not torch.equal(found["highest"], found["medium"])
 
 
 @each_kind
