@@ -6,13 +6,12 @@ import torch
 
 from gensci.core.priors import Prior
 from gensci.core.protocols import Tensors
-from gensci.core.random import stream
 from gensci.core.results import SampleSet
 from gensci.core.weights import LogZ
 from gensci.loops.reweighting import Reweighted
 from gensci.loops.simulation_store import read_text, text_tensor
-from gensci.models.mode_folding import Folding, Images
-from gensci.models.proposal_flow import ProposalFlow
+from gensci.models.mode_folding import Images
+from gensci.models.proposal_flow import Chart, ProposalFlow
 from gensci.nn.proposal_network import ProposalNetwork
 
 
@@ -22,6 +21,7 @@ def pack(result: Reweighted) -> Tensors:
     note = {
         "fallback": result.fallback, "calls": result.calls, "seconds": result.seconds,
         "settings": flow.network.settings, "prior_share": flow.prior_share,
+        "chart": None if flow.chart is None else flow.chart.numbers(),
         "report": flow.report, "verdict": dict(result.samples.meta.get("verdict", {})),
     }  # fmt: skip
     constants = [*result.evidence, result.khat, result.efficiency]
@@ -40,25 +40,25 @@ def pack(result: Reweighted) -> Tensors:
     return tensors
 
 
-def unpack(tensors: Tensors, prior: Prior, images: Images | None) -> Reweighted:
+def unpack(
+    tensors: Tensors, prior: Prior, images: Images | None, chart: Chart | None = None
+) -> Reweighted:
     """What was packed.
 
     Args:
         tensors: of `pack`.
         prior: of the parameters.
         images: the symmetries that the flow was folded by.
+        chart: the kind that it was fitted with.
     """
     note = read_text(tensors["note"])
     value, error, khat, efficiency = tensors["numbers"].tolist()
     network = ProposalNetwork(**note["settings"]).double()
     network.load_state_dict(_part(tensors, "network"))
-    folding = None
-    if images is not None:
-        points = prior.wrap(network.sample(200, stream(0, "folding")))
-        folding = Folding(images, prior.bounds, prior.periods, points)
-    flow = ProposalFlow(
-        network, prior, note["prior_share"], folding, tensors["mode_weights"], note["report"]
-    )
+    flow = ProposalFlow.restored(
+        network, prior, note["prior_share"], tensors["mode_weights"], note["report"],
+        images=images, chart=chart, numbers=note.get("chart"),
+    )  # fmt: skip
     surrogate, constant = None, None
     if "surrogate_evidence" in tensors:
         surrogate = SampleSet.from_tensors(_part(tensors, "surrogate"))

@@ -44,6 +44,7 @@ from gensci.systems.lisa_coordinates import (
     log_abs_det_jacobian,
     to_simple,
 )
+from gensci.systems.lisa_face_on import FaceOn
 from gensci.systems.lisa_glitch_search import find_among_glitches
 from gensci.systems.lisa_likelihood import HeterodynedLikelihood
 from gensci.systems.lisa_noise import Gap, Glitches
@@ -209,12 +210,12 @@ def _reweighted(
     if known is None:
         surrogate = PosteriorTarget(prior, result.surrogate.log_likelihood, parts.wide.images)
         made = reweight(
-            result.posterior, parts.target, surrogate=surrogate, images=images,
+            result.posterior, parts.target, surrogate=surrogate, images=images, chart=FaceOn(),
             settings=settings, seed=seed, say=say,
         )  # fmt: skip
         known = pack(made)
         store.save_state("reweighted", known)
-    return unpack(known, prior, images)
+    return unpack(known, prior, images, FaceOn())
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from gensci.systems.lisa_coordinates import (
     log_abs_det_jacobian,
     to_simple,
 )
+from gensci.systems.lisa_face_on import FaceOn
 from gensci.systems.lisa_likelihood import images as sky_and_phase_images
 from gensci.systems.lisa_likelihood import phase_images
 from gensci.systems.lisa_setting import Setting
@@ -235,5 +236,5 @@ def load_surrogate(source: str | Path = "lisa-loud") -> ShippedSurrogate:
         raise UsageError(f"{source} holds no surrogate of a LISA observation", "give lisa-loud")
     setting, prior = Setting(**meta["setting"]), Prior.from_json(meta["prior"])
     images = Images(torch.tensor(meta["skies"]))
-    flow = ProposalFlow.load(folder / "proposal", images, SimplePrior(prior, setting))
+    flow = ProposalFlow.load(folder / "proposal", images, SimplePrior(prior, setting), FaceOn())
     return ShippedSurrogate(LisaSurrogate(likelihood, setting), flow, prior, setting, meta)

@@ -22,12 +22,13 @@ import torch
 
 from gensci.core.errors import UsageError
 from gensci.core.posterior import THETA, PosteriorTarget
+from gensci.core.priors import Prior
 from gensci.core.protocols import DensityProposal
 from gensci.core.random import stream
 from gensci.core.results import SampleSet, log_or_none
 from gensci.core.weights import LogZ, kish_ess, log_z, psis
 from gensci.models.mode_folding import Images
-from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
+from gensci.models.proposal_flow import Chart, ProposalFlow, ProposalSettings
 from gensci.samplers.tempering import Tempering
 from gensci.samplers.verdict import importance_advice, khat_limit, verdict
 
@@ -114,6 +115,7 @@ def reweight(
     *,
     surrogate: PosteriorTarget | None = None,
     images: Images | None = None,
+    chart: Chart | None = None,
     settings: ReweightSettings | None = None,
     seed: int = 0,
     say: Say | None = None,
@@ -126,6 +128,7 @@ def reweight(
         target: prior times exact likelihood.
         surrogate: the approximation itself, for rehearsals.
         images: symmetries by which the draws are folded, identity first, as a group.
+        chart: coordinates in which the folded draws are smoother.
         settings: sizes.
         seed: of all randomness.
         say: told a line on each step.
@@ -136,12 +139,11 @@ def reweight(
     settings = settings or ReweightSettings()
     begun = time.monotonic(), time.process_time()
     calls = {"exact": target.calls, "surrogate": surrogate.calls if surrogate else 0}
-    flow = _fitted(draws, target, images, settings, seed, 0)
+    shape = _Shape(target.prior, images, chart)
+    flow = _fitted(draws, shape, settings, seed, 0)
     rehearsed, constant = None, None
     if surrogate is not None and settings.rehearsals:
-        flow, _, rehearsed, constant = _rehearsed(
-            flow, target, surrogate, images, settings, seed, say
-        )
+        flow, _, rehearsed, constant = _rehearsed(flow, shape, surrogate, settings, seed, say)
     generator = stream(seed, "exact draws")
     samples, evidence = _weighed(flow, target, settings.num_draws, generator)
     khat = psis(samples.log_weight).khat
@@ -164,6 +166,18 @@ def reweight(
     )
 
 
+class _NoWeightError(UsageError):
+    """No draw of a proposal has any target density."""
+
+
+class _Shape(NamedTuple):
+    """What flows are fitted with besides draws."""
+
+    prior: Prior
+    images: Images | None
+    chart: Chart | None
+
+
 class _Rehearsed(NamedTuple):
     """A flow, the efficiency of its draws for the surrogate, and draws of the latter with ln Z."""
 
@@ -175,9 +189,8 @@ class _Rehearsed(NamedTuple):
 
 def _rehearsed(
     flow: ProposalFlow,
-    target: PosteriorTarget,
+    shape: _Shape,
     surrogate: PosteriorTarget,
-    images: Images | None,
     settings: ReweightSettings,
     seed: int,
     say: Say | None,
@@ -186,7 +199,12 @@ def _rehearsed(
     best = None
     for number in range(settings.rehearsals + 1):
         size, generator = settings.rehearsal_draws, stream(seed, "rehearsal", number)
-        draws, constant = _weighed(flow, surrogate, size, generator)
+        try:
+            draws, constant = _weighed(flow, surrogate, size, generator)
+        except _NoWeightError:
+            if best is None:
+                raise
+            break
         efficiency = _told(say, "rehearsal", draws, size)
         if best is not None and efficiency <= best.efficiency:
             break  # too few draws bore weight for a better fit
@@ -197,17 +215,12 @@ def _rehearsed(
         best = _Rehearsed(flow, efficiency, draws, constant)
         if last:
             break
-        flow = _fitted(draws, target, images, settings, seed, number + 1)
+        flow = _fitted(draws, shape, settings, seed, number + 1)
     return best
 
 
 def _fitted(
-    draws: SampleSet,
-    target: PosteriorTarget,
-    images: Images | None,
-    settings: ReweightSettings,
-    seed: int,
-    number: int,
+    draws: SampleSet, shape: _Shape, settings: ReweightSettings, seed: int, number: int
 ) -> ProposalFlow:
     """A flow fitted to draws, equally weighted ones, so that every batch counts."""
     generator = stream(seed, "fit", number)
@@ -222,7 +235,7 @@ def _fitted(
         keep = (keep[: settings.fit_draws] * len(draws)) // settings.fit_draws
     blocks = None if blocks is None else blocks[keep]
     return ProposalFlow.fit(
-        draws.x[THETA][keep], target.prior, blocks=blocks, images=images,
+        draws.x[THETA][keep], shape.prior, blocks=blocks, images=shape.images, chart=shape.chart,
         settings=settings.proposal, seed=seed + number,
     )  # fmt: skip
 
@@ -241,7 +254,7 @@ def _weighed(
     samples = SampleSet.concatenate(parts)
     alive = torch.isfinite(samples.log_weight)
     if not alive.any():
-        raise UsageError(
+        raise _NoWeightError(
             "none of the draws of the proposal has any target density",
             "give draws of a posterior that overlaps with the exact one",
         )

@@ -1,16 +1,18 @@
 """A proposal fitted to draws from a posterior, for importance weights against the exact one.
 
-Symmetric modes are folded into one before the fit and given back with their weights; a share of
-the draws comes from the prior; the flow's own tails are broadened (`ProposalNetwork`). Draws of a
-chain are held out in blocks: rows next to each other are alike, and would hide overfitting.
+Symmetric modes are folded into one before the fit and given back with their weights; a chart may
+take spikes of the prior away; a share of the draws comes from the prior; the flow's own tails are
+broadened (`ProposalNetwork`). Draws of a chain are held out in blocks: rows next to each other are
+alike, and would hide overfitting.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +28,30 @@ from gensci.nn.proposal_network import ProposalNetwork
 ROWS_AT_ONCE = 20_000
 BLOCKS = 20
 FEWEST_ROWS = 100
+
+
+class Chart(Protocol):
+    """Coordinates in which the density of one mode is smoother."""
+
+    def fitted(self, theta: Tensor) -> Chart:
+        """The chart that suits (n, d) folded points."""
+
+    def numbers(self) -> list[float]:
+        """What `restored` makes the fitted chart of again."""
+
+    def restored(self, numbers: list[float]) -> Chart:
+        """The chart of `numbers`."""
+
+    def limits(
+        self, bounds: Tensor, periods: tuple[float | None, ...]
+    ) -> tuple[Tensor, tuple[float | None, ...]]:
+        """Bounds and periods of charted points, by those of the parameters."""
+
+    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Charted points (n, d), and ln |d charted / d theta| (n,)."""
+
+    def inverse(self, charted: Tensor) -> Tensor:
+        """The (n, d) points of charted ones; all charted points within `limits` have one."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +98,7 @@ class ProposalFlow:
         prior_share: That share.
         folding: The symmetries, None where there are none.
         mode_weights: (k,) of the images.
+        chart: What the network's coordinates are, fitted; None for the parameters themselves.
         report: What the training told.
     """
 
@@ -82,10 +109,12 @@ class ProposalFlow:
         prior_share: float,
         folding: Folding | None = None,
         mode_weights: Tensor | None = None,
+        chart: Chart | None = None,
         report: dict[str, Any] | None = None,
     ) -> None:
         self.network = network.double().eval().requires_grad_(False)
         self.prior, self.prior_share, self.folding = prior, prior_share, folding
+        self.chart = chart
         self.mode_weights = torch.ones(1).double() if mode_weights is None else mode_weights
         self.report = dict(report or {})
 
@@ -98,6 +127,7 @@ class ProposalFlow:
         weights: Tensor | None = None,
         blocks: Tensor | None = None,
         images: Images | None = None,
+        chart: Chart | None = None,
         settings: ProposalSettings | None = None,
         seed: int = 0,
     ) -> ProposalFlow:
@@ -110,6 +140,7 @@ class ProposalFlow:
             blocks: (n,) whole numbers of the groups that are held out together, such as chains;
                 twenty stretches of neighbouring rows where absent.
             images: Symmetries between modes, identity first; they keep volumes and form a group.
+            chart: Of one mode, to be fitted.
             settings: Sizes and lengths.
             seed: The same seed and draws give the same bits.
 
@@ -132,9 +163,13 @@ class ProposalFlow:
             folded, modes = folding.fold(theta)
             counts = torch.zeros(folding.number).double().index_add(0, modes, weights)
             shares = (counts + 1) / (counts + 1).sum()  # no mode is shut out
-        network = _network(folded, prior, settings, seed)
-        _whiten(network, folded, weights)
-        y = network.whitened(folded)[0].detach().float()
+        charted, limits = folded, (prior.bounds, prior.periods)
+        if chart is not None:
+            chart = chart.fitted(folded)
+            charted, limits = chart.forward(folded)[0], chart.limits(*limits)
+        network = _network(charted, *limits, settings, seed)
+        _whiten(network, charted, weights)
+        y = network.whitened(charted)[0].detach().float()
         held = _held_blocks(blocks, len(theta), settings.validation, seed)
         w = weights.float()
         train_y, train_w = y[~held], w[~held]
@@ -155,7 +190,7 @@ class ProposalFlow:
         report = {"loss": outcome.loss, "steps": outcome.steps, "draws": len(theta)}
         report |= {"mode_weights": None if shares is None else shares.tolist()}
         report |= {"settings": asdict(settings)}
-        return cls(network, prior, settings.prior_share, folding, shares, report)
+        return cls(network, prior, settings.prior_share, folding, shares, chart, report)
 
     def log_prob(self, x: Tensors) -> Tensor:
         """(n,) float64 log-densities in nats; -inf outside the prior."""
@@ -170,7 +205,8 @@ class ProposalFlow:
 
     def sample(self, n: int, generator: Generator) -> Tensors:
         """{"theta": (n, d)} float64 draws."""
-        theta = self.prior.wrap(self.network.sample(n, generator))
+        points = self.network.sample(n, generator)
+        theta = self.prior.wrap(points if self.chart is None else self.chart.inverse(points))
         if self.folding is not None:
             modes = torch.multinomial(self.mode_weights, n, True, generator=generator)
             theta = self.prior.wrap(self.folding.images(theta)[modes, torch.arange(n)])
@@ -185,12 +221,13 @@ class ProposalFlow:
         return x, self.log_prob(x)
 
     def save(self, folder: str | Path, meta: dict[str, Any] | None = None) -> Path:
-        """Write a checkpoint. Symmetries are code and are given again to `load`."""
+        """Write a checkpoint. Symmetries and the chart are code, given again to `load`."""
         about = {
             "prior": self.prior.to_json(),
             "prior_share": self.prior_share,
             "mode_weights": self.mode_weights.tolist(),
             "folded": self.folding is not None,
+            "chart": None if self.chart is None else self.chart.numbers(),
             "report": self.report,
         }
         config = {"class": "proposal-network", "settings": self.network.settings}
@@ -198,7 +235,11 @@ class ProposalFlow:
 
     @classmethod
     def load(
-        cls, source: str | Path, images: Images | None = None, prior: Prior | None = None
+        cls,
+        source: str | Path,
+        images: Images | None = None,
+        prior: Prior | None = None,
+        chart: Chart | None = None,
     ) -> ProposalFlow:
         """Read a checkpoint.
 
@@ -206,10 +247,11 @@ class ProposalFlow:
             source: A folder or the name of a shipped checkpoint.
             images: The symmetries it was fitted with.
             prior: What it was fitted with, where `Prior.from_json` does not know its kind.
+            chart: The kind that it was fitted with; one fitted without any is left so.
 
         Raises:
             CheckpointError: As `gensci.models.checkpoint.load_network`.
-            UsageError: It was fitted with symmetries and none are given.
+            UsageError: It was fitted with symmetries or a chart and none are given.
         """
         network, meta = load_network(source)
         if not isinstance(network, ProposalNetwork):
@@ -217,23 +259,65 @@ class ProposalFlow:
         if meta["folded"] and images is None:
             raise UsageError(f"the proposal {source} is folded", "give the images it was made with")
         prior = Prior.from_json(meta["prior"]) if prior is None else prior
-        folding = None
-        if meta["folded"]:
-            points = network.double().sample(200, stream(0, "folding"))
-            folding = Folding(images, prior.bounds, prior.periods, prior.wrap(points))
         shares = torch.tensor(meta["mode_weights"], dtype=torch.float64)
-        return cls(network, prior, meta["prior_share"], folding, shares, meta["report"])
+        numbers = meta.get("chart")
+        if numbers is not None and chart is None:
+            raise UsageError(f"the proposal {source} is charted", "give the chart it was made with")
+        return cls.restored(
+            network, prior, meta["prior_share"], shares, meta["report"],
+            images=images if meta["folded"] else None, chart=chart, numbers=numbers,
+        )  # fmt: skip
+
+    @classmethod
+    def restored(
+        cls,
+        network: ProposalNetwork,
+        prior: Prior,
+        prior_share: float,
+        mode_weights: Tensor,
+        report: dict[str, Any],
+        *,
+        images: Images | None,
+        chart: Chart | None,
+        numbers: list[float] | None,
+    ) -> ProposalFlow:
+        """The flow of what is kept of it, of the symmetries and of the kind of chart.
+
+        Args:
+            network: Of one mode.
+            prior: Of the parameters.
+            prior_share: Of the draws.
+            mode_weights: (k,) of the images.
+            report: Of the training.
+            images: None where it was not folded.
+            chart: Its kind.
+            numbers: Of the fitted chart; None where it was fitted without.
+        """
+        fitted = None if chart is None or numbers is None else chart.restored(numbers)
+        folding = None
+        if images is not None:
+            points = network.double().sample(200, stream(0, "folding"))
+            points = points if fitted is None else fitted.inverse(points)
+            folding = Folding(images, prior.bounds, prior.periods, prior.wrap(points))
+        return cls(network, prior, prior_share, folding, mode_weights, fitted, report)
 
     def _flow_log_prob(self, theta: Tensor) -> Tensor:
         """(n,) log-densities of the flow with all its modes."""
         if self.folding is None:
-            return self.network.log_prob(theta)
+            return self._mode_log_prob(theta)
         images = self.folding.images(theta)
         every = [
-            self.network.log_prob(self.prior.wrap(images[back])) + share.log()
+            self._mode_log_prob(self.prior.wrap(images[back])) + share.log()
             for back, share in zip(self.folding.inverse.tolist(), self.mode_weights, strict=True)
         ]
         return torch.stack(every).logsumexp(0)
+
+    def _mode_log_prob(self, theta: Tensor) -> Tensor:
+        """(n,) log-densities of the network alone, over the parameters."""
+        if self.chart is None:
+            return self.network.log_prob(theta)
+        charted, log_det = self.chart.forward(theta)
+        return self.network.log_prob(charted) + log_det
 
 
 def _normalised(weights: Tensor | None, n: int) -> Tensor:
@@ -250,18 +334,24 @@ def _normalised(weights: Tensor | None, n: int) -> Tensor:
     return weights * (n / weights.sum())
 
 
-def _network(theta: Tensor, prior: Prior, settings: ProposalSettings, seed: int) -> ProposalNetwork:
+def _network(
+    theta: Tensor,
+    limits: Tensor,
+    periods: Sequence[float | None],
+    settings: ProposalSettings,
+    seed: int,
+) -> ProposalNetwork:
     """An untrained network whose periods are cut opposite the circular means."""
     bounds: list[list[float | None]] = []
-    ends = prior.bounds.tolist()
-    for i, ((low, high), period) in enumerate(zip(ends, prior.periods, strict=True)):
+    ends = limits.tolist()
+    for i, ((low, high), period) in enumerate(zip(ends, periods, strict=True)):
         if period is not None:
             angle = theta[:, i] * (2 * math.pi / period)
             mean = torch.atan2(angle.sin().mean(), angle.cos().mean()) * period / math.tau
             low, high = float(mean) - period / 2, float(mean) + period / 2
         bounds.append([None if math.isinf(low) else low, None if math.isinf(high) else high])
     return ProposalNetwork(
-        bounds, list(prior.periods), layers=settings.layers, hidden=settings.hidden,
+        bounds, list(periods), layers=settings.layers, hidden=settings.hidden,
         blocks=settings.blocks, bins=settings.bins, broad_share=settings.broad_share,
         broad_scale=settings.broad_scale, seed=seed,
     )  # fmt: skip

@@ -74,8 +74,8 @@ def from_simple(simple: Tensor, setting: Setting, copy: Tensor | None = None) ->
 
 
 def _in_lisa_frame(simple: Tensor) -> Tensor:
-    mass, symmetric, chi1, chi2, time, a, b, c, d, sine, longitude = simple.unbind(1)
-    right, left = _circular(torch.complex(a, b), torch.complex(c, d), sine, longitude)
+    mass, symmetric, chi1, chi2, time, _, _, _, _, sine, longitude = simple.unbind(1)
+    right, left = circular_amplitudes(simple)
     strong, weak = right.abs().sqrt(), left.abs().sqrt()
     distance = _UNIT / (strong + weak).square()
     cosine = (strong - weak) / (strong + weak)
@@ -90,12 +90,11 @@ def _in_lisa_frame(simple: Tensor) -> Tensor:
     return torch.stack([*columns, time], 1)
 
 
-def _circular(
-    first: Tensor, second: Tensor, sine: Tensor, longitude: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The amplitudes (n,) of the right and the left circularly polarised wave."""
+def circular_amplitudes(simple: Tensor) -> tuple[Tensor, Tensor]:
+    """Amplitudes (n,) of the right and the left circularly polarised wave of (n, 11) points."""
+    a, b, c, d, sine, longitude = simple[:, 5:].unbind(1)
     turn = torch.polar(torch.ones_like(longitude), 2 * longitude)
-    one, two = first * turn.conj(), second * turn
+    one, two = torch.complex(a, b) * turn.conj(), torch.complex(c, d) * turn
     plus = (one + two) / (1 + sine.square())
     cross = -0.5j * (two - one) / sine
     return plus - 1j * cross, plus + 1j * cross

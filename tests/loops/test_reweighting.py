@@ -1,6 +1,7 @@
 """Correction of approximate posteriors against posteriors and evidence known in closed form."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,24 +113,41 @@ def test_rehearsals_end_when_enough_draws_bear_weight():
     assert counts[0] > counts[1] == 2
 
 
-def test_a_flow_that_rehearsals_make_worse_is_not_taken(monkeypatch):
-    """Its successor is fitted to noise; the exact draws come from the first all the same."""
+@pytest.mark.parametrize("support", [math.inf, 3.0])
+def test_a_flow_that_rehearsals_make_worse_is_not_taken(monkeypatch, support):
+    """Its successor is fitted to noise; the exact draws come from the first all the same.
+
+    So too where none of the successor's draws has any weight.
+    """
     target, lines = PosteriorTarget(PRIOR, gaussian), []
+
+    def bounded(theta):
+        near = (theta - MEAN).norm(dim=1) < support
+        return torch.where(near, gaussian(theta), -torch.inf)
+
     fitted, true_fit = [], reweighting._fitted
 
     def spoiled(draws, *rest):
         if fitted:
             noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)).double()
-            draws = SampleSet({"theta": MEAN + 1.5 + 0.1 * noise}, torch.zeros(500).double())
+            away = 1.5 if math.isinf(support) else 5.0
+            draws = SampleSet({"theta": MEAN + away + 0.1 * noise}, torch.zeros(500).double())
         fitted.append(true_fit(draws, *rest))
         return fitted[-1]
 
     monkeypatch.setattr(reweighting, "_fitted", spoiled)
     result = reweight(
-        biased_draws(), target, surrogate=PosteriorTarget(PRIOR, gaussian), seed=1,
-        settings=settings(rehearsals=3, enough=1.0, walk_below=0.0), say=lines.append,
-    )  # fmt: skip
-    assert len(fitted) == 2 and sum(line.startswith("rehearsal") for line in lines) == 2
+        biased_draws(),
+        target,
+        surrogate=PosteriorTarget(PRIOR, bounded),
+        seed=1,
+        settings=settings(
+            rehearsals=3, enough=1.0, walk_below=0.0, proposal=replace(QUICK, prior_share=0.0)
+        ),
+        say=lines.append,
+    )
+    told = 2 if math.isinf(support) else 1
+    assert len(fitted) == 2 and sum(line.startswith("rehearsal") for line in lines) == told
     assert result.proposal is fitted[0]
     assert result.efficiency > 0.2
     check_moments(result.samples)

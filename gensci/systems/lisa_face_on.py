@@ -1,0 +1,105 @@
+"""Coordinates of the sky in which the prior has no spike where a binary is seen face-on.
+
+A face-on binary sends one circularly polarised wave, L = 0 for the other one. Amplitudes are
+uniform in L, inclinations in their cosine, and so the prior over simple coordinates goes as
+|L|^(-3/2): integrable, and no flow without the spike in it has bounded weights there.
+
+With Z = atanh(sin latitude) + i longitude, a point of the sky on Mercator's map, and the two
+pattern amplitudes f and s of `lisa_coordinates.to_simple`, L vanishes where
+
+    Z = W,    W = ln(f / s) / 4,
+
+one of four branches, which belong to skies a quarter turn apart. (R, of the other wave, vanishes at
+the mirror image of that sky.) The coordinates are D = exp(Z - W) - 1, stereographic on the sphere
+with the face-on sky in its middle, and from it V = D |D|^(-3/4), whose volume takes the spike away:
+d^2V = |D|^(-3/2) d^2D / 4. V may be any complex number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gensci.systems.lisa_coordinates import circular_amplitudes
+
+_SINE, _LONGITUDE = 9, 10
+_NEAREST = 1e-30  # a distance, so that the logarithm of none is finite
+
+
+class FaceOn:
+    """A chart of simple coordinates: sine of latitude and longitude become V.
+
+    Args:
+        hand: 1 where binaries are near cos inclination 1 (L vanishes), -1 near -1 (R does).
+        branch: longitude of the face-on sky, about which f / s has its branch.
+    """
+
+    def __init__(self, hand: float = 1.0, branch: float = 0.0) -> None:
+        self.hand, self.branch = hand, branch
+
+    def fitted(self, simple: Tensor) -> FaceOn:
+        """The chart for (n, 11) points of one sky: the likelier hand, its cut where few are."""
+        right, left = circular_amplitudes(simple)
+        hand = 1.0 if 2 * int((right.abs() > left.abs()).sum()) >= len(simple) else -1.0
+        first, second = _patterns(simple)
+        quarter = _circular_mean((first * second.conj()).angle()) / 4
+        longitude = _circular_mean(simple[:, _LONGITUDE])
+        turns = round((longitude - quarter) / (0.5 * math.pi))
+        return FaceOn(hand, quarter + turns * 0.5 * math.pi)
+
+    def numbers(self) -> list[float]:
+        """What `FaceOn(*numbers)` makes again."""
+        return [self.hand, self.branch]
+
+    def restored(self, numbers: list[float]) -> FaceOn:
+        """The chart of `numbers`."""
+        return FaceOn(*numbers)
+
+    def limits(
+        self, bounds: Tensor, periods: tuple[float | None, ...]
+    ) -> tuple[Tensor, tuple[float | None, ...]]:
+        """Bounds (11, 2) and periods of the charted coordinates; V has none."""
+        bounds = bounds.clone()
+        bounds[_SINE:] = torch.tensor([-math.inf, math.inf]).double()
+        return bounds, (*periods[:_SINE], None, None)
+
+    def forward(self, simple: Tensor) -> tuple[Tensor, Tensor]:
+        """Charted points (n, 11), and ln |d charted / d simple| (n,)."""
+        sine = (self.hand * simple[:, _SINE]).clamp(-1 + 1e-15, 1 - 1e-15)
+        ratio = ((1 + sine) / (1 - sine)).sqrt()
+        where = torch.polar(ratio, simple[:, _LONGITUDE]) / self._face_on(simple)
+        away = where - 1
+        size = away.abs().clamp_min(_NEAREST)
+        flat = away * size.pow(-0.75)
+        log_det = 2 * where.abs().log() - torch.log1p(-sine.square())
+        log_det = log_det - 1.5 * size.log() - math.log(4.0)
+        charted = torch.cat([simple[:, :_SINE], torch.stack([flat.real, flat.imag], 1)], 1)
+        return charted, log_det
+
+    def inverse(self, charted: Tensor) -> Tensor:
+        """The (n, 11) simple coordinates of charted points."""
+        flat = torch.complex(charted[:, _SINE], charted[:, _LONGITUDE])
+        where = (1 + flat * flat.abs().pow(3)) * self._face_on(charted)
+        square = where.abs().square()
+        sine = self.hand * (square - 1) / (square + 1)
+        longitude = torch.remainder(where.angle(), 2 * math.pi)
+        return torch.cat([charted[:, :_SINE], sine[:, None], longitude[:, None]], 1)
+
+    def _face_on(self, points: Tensor) -> Tensor:
+        """exp(W) (n,), by the amplitudes in columns 5 to 8."""
+        first, second = _patterns(points)
+        turn = (first * second.conj()).angle() - 4 * self.branch
+        turn = torch.remainder(turn + math.pi, 2 * math.pi) - math.pi
+        return torch.polar((first.abs() / second.abs()).pow(0.25), self.branch + turn / 4)
+
+
+def _patterns(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The amplitudes f and s, (n,)."""
+    a, b, c, d = points[:, 5:9].unbind(1)
+    return torch.complex(a, b), torch.complex(c, d)
+
+
+def _circular_mean(angle: Tensor) -> float:
+    return float(torch.atan2(angle.sin().mean(), angle.cos().mean()))

@@ -1,0 +1,132 @@
+"""The chart of face-on binaries: inverse, volume, and that the prior is flat in it."""
+
+import math
+
+import pytest
+import torch
+
+from gensci.core.random import stream
+from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
+from gensci.systems.lisa_coordinates import SimplePrior, circular_amplitudes, skies, to_simple
+from gensci.systems.lisa_face_on import FaceOn
+from gensci.systems.lisa_problem import load_problem
+
+INCLINATION, DISTANCE, SINE, LONGITUDE = 5, 4, 8, 7
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return load_problem("loud")
+
+
+@pytest.fixture(scope="module")
+def simple(problem):
+    theta = problem.prior.sample(400, torch.Generator().manual_seed(1))
+    return to_simple(theta, problem.setting)
+
+
+@pytest.mark.parametrize("hand", [1.0, -1.0])
+def test_chart_is_undone(simple, hand):
+    chart = FaceOn(hand, 2.0)
+    charted, _ = chart.forward(simple)
+    torch.testing.assert_close(chart.inverse(charted), simple, rtol=1e-8, atol=1e-8)
+    again, _ = chart.forward(chart.inverse(3 * charted))
+    torch.testing.assert_close(again[:, 9:], 3 * charted[:, 9:], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("hand", [1.0, -1.0])
+def test_volume_is_that_of_autograd(simple, hand):
+    chart = FaceOn(hand, 2.0)
+    slopes = torch.stack(
+        [torch.autograd.functional.jacobian(lambda x: chart.forward(x[None])[0][0], row)
+         for row in simple[:20]]
+    )  # fmt: skip
+    torch.testing.assert_close(
+        chart.forward(simple[:20])[1], torch.linalg.slogdet(slopes)[1], rtol=1e-7, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("hand", [1.0, -1.0])
+@pytest.mark.parametrize("sky", range(8))
+def test_middle_is_the_face_on_sky(problem, hand, sky):
+    """Also of the skies alike, each with the chart fitted to it; mirrors see the other face."""
+    theta = problem.truth.repeat(50, 1)
+    spread = torch.rand(50, 11, generator=stream(0, "spread"), dtype=torch.float64)
+    theta[:, SINE] += 0.02 * spread[:, SINE]
+    theta[:, LONGITUDE] += 0.02 * spread[:, LONGITUDE]
+    theta[:, INCLINATION] = hand * (1 - 1e-4 * spread[:, INCLINATION])
+    points = skies(to_simple(theta, problem.setting))[sky]
+    chart = FaceOn().fitted(points)
+    assert chart.hand == (hand if sky < 4 else -hand)
+    charted, _ = chart.forward(points)
+    # the weak wave has an amplitude of 2e-9 or less of the strong one; |V| is its fourth root
+    assert float(charted[:, 9:].norm(dim=1).max()) < 0.02
+    right, left = circular_amplitudes(points)
+    weak = left if chart.hand > 0 else right
+    ratio = (weak / right.where(weak == left, left)).abs()
+    exponent = charted[:, 9:].norm(dim=1).log() / ratio.log()
+    assert float(exponent.min()) > 0.2 and float(exponent.max()) < 0.3
+
+
+def test_prior_has_no_spike_over_charted_points(problem):
+    """It rises as |L|^(-3/2) towards face-on, and not at all over V."""
+    prior = SimplePrior(problem.prior, problem.setting)
+    centre = to_simple(problem.truth[None], problem.setting)
+    chart = FaceOn().fitted(centre)
+    charted = chart.forward(centre)[0].repeat(5, 1)
+    charted[:, 9] = torch.tensor([0.3, 0.1, 0.03, 0.01, 0.003])
+    charted[:, 10] = 0.0
+    points = chart.inverse(charted)
+    density = prior.log_prob(points)
+    assert float(density[-1] - density[0]) > 20
+    flat = density - chart.forward(points)[1]
+    # what is left is smooth: the distance changes with |V|^2
+    assert float(flat.max() - flat.min()) < 0.3
+    assert float(flat[2:].max() - flat[2:].min()) < 0.005
+
+
+def test_flow_finds_the_posterior_at_face_on(problem):
+    """Amplitudes known well, the sky not: weights against the prior's law are equal in the chart.
+
+    Without it they are not: the flow spreads over the spike.
+    """
+    prior = SimplePrior(problem.prior, problem.setting)
+    truth = to_simple(problem.truth[None], problem.setting)
+    chart = FaceOn().fitted(truth)
+    middle = chart.forward(truth)[0]
+    generator = stream(0, "face-on")
+    width = torch.tensor([1e-3] * 9 + [0.3, 0.3]).double()
+
+    def log_density(theta):
+        """Normal in all but V, and there, about face-on, too."""
+        points, log_det = chart.forward(theta)
+        apart = torch.cat([points[:, :9] - middle[:, :9], points[:, 9:]], 1)
+        return -0.5 * (apart / width).square().sum(1) + log_det
+
+    draws = width * torch.randn(6000, 11, generator=generator, dtype=torch.float64)
+    draws[:, :9] += middle[:, :9]
+    theta = prior.wrap(chart.inverse(draws))
+    theta = theta[prior.inside(theta)]
+    settings = ProposalSettings(layers=2, hidden=24, bins=6, steps=300, prior_share=0.0)
+    share = {}
+    for name, shape in (("charted", FaceOn()), ("plain", None)):
+        flow = ProposalFlow.fit(theta, prior, chart=shape, settings=settings, seed=1)
+        x, log_prob = flow.sample_and_log_prob(4000, stream(1, name))
+        weight = (log_density(x["theta"]) - log_prob).double()
+        weight = torch.where(weight.isfinite(), weight, -math.inf)
+        share[name] = float((2 * weight.logsumexp(0) - (2 * weight).logsumexp(0)).exp() / 4000)
+    assert share["charted"] > 0.85
+    assert share["plain"] < 0.5
+
+
+def test_charted_flow_comes_back_from_its_checkpoint(problem, simple, tmp_path):
+    from gensci.core.errors import UsageError
+
+    prior = SimplePrior(problem.prior, problem.setting)
+    settings = ProposalSettings(layers=1, hidden=8, steps=5)
+    flow = ProposalFlow.fit(simple, prior, chart=FaceOn(), settings=settings)
+    flow.save(tmp_path / "flow")
+    again = ProposalFlow.load(tmp_path / "flow", prior=prior, chart=FaceOn())
+    assert torch.equal(again.log_prob({"theta": simple}), flow.log_prob({"theta": simple}))
+    with pytest.raises(UsageError, match="charted"):
+        ProposalFlow.load(tmp_path / "flow", prior=prior)
