@@ -25,9 +25,7 @@ from gensci.core.errors import UsageError
 from gensci.core.random import stream
 from gensci.data.exclusions import refuse_excluded
 from gensci.sims.dynamics import GAS_CONSTANT
-from gensci.sims.peptide.labels import NAMED_TWICE
 from gensci.sims.peptide.parameters import DEFAULT_FORCE_FIELD, system_files
-from gensci.sims.peptide.parse import parse_peptide
 from gensci.systems.peptide import PeptideSystem
 
 Tensors = dict[str, Tensor]
@@ -129,11 +127,9 @@ def read_frames(folder: Path, limit: int | None = None) -> tuple[Tensor, Tensor,
 def canonically_named(name: str, x: Tensor) -> Tensor:
     """Frames (n, atoms, 3) of a peptide with the one naming of equal atoms that its target counts.
 
-    Rotations about bonds (``--pivots``) exchange such atoms, which a flow would learn for nothing.
+    Rotations about bonds (``--pivots``) exchange such atoms, and the relaxation of a start with
+    clashes now and then does, which a flow would learn for nothing.
     """
-    # building a molecule takes part of a second, so the others are spared it
-    if not NAMED_TWICE.intersection(parse_peptide(name).residue_names):
-        return x
     return molecule(name).peptide.canonical(x)
 
 

@@ -35,8 +35,9 @@ class PeptideTarget:
     ``log p(x) = -U(x) / kT + log N(centroid(x); 0, centroid_scale^2 I / N)``. The energy does not
     depend on the centroid, so without the second term the density could not be normalised; the
     networks have the same factor. A wrong-handed stereocentre or a non-finite energy has zero
-    density: the energy alone cannot tell a mirror image. So has the second naming of equal atoms
-    in ASN, GLN and ARG (see ``gensci.sims.peptide.labels``), which changes no physical average.
+    density: the energy alone cannot tell a mirror image. So has the second naming of equal atoms,
+    in the planar groups of ASN, GLN and ARG and in CH2, CH3, NH3+ and the like (see
+    ``gensci.sims.peptide.labels``), which changes no physical average.
 
     Args:
         force_field: the potential energy.

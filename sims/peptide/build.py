@@ -13,7 +13,15 @@ from torch import Tensor
 
 from .chirality import chiral_centres, is_natural
 from .geometry import atom_keys, default_torsions, place_atoms, random_torsions
-from .labels import canonical, is_canonical, planar_groups, planar_labels
+from .labels import (
+    Fork,
+    canonical,
+    forks,
+    is_canonical,
+    planar_groups,
+    planar_labels,
+    uninverted,
+)
 from .parameters import DEFAULT_FORCE_FIELD, PeptideBuildError, create_system, system_files
 from .parse import PeptideSpec, parse_peptide
 from .topology import bond_pairs, chain_topology, element_of
@@ -79,15 +87,27 @@ class Peptide:
         """(k, 4) int64 torsions that tell the names of equal atoms apart; see ``labels``."""
         return planar_labels(self.residue_index, self.residue_names, self.atom_names)
 
+    @cached_property
+    def forks(self) -> tuple[Fork, ...]:
+        """Atoms with four neighbours of which some are equal; see ``labels``."""
+        reference = torch.from_numpy(self.positions)
+        return forks(self.elements, self.bonds, reference, self.chiral_centres)
+
+    @cached_property
+    def tetrahedra(self) -> Tensor:
+        """(k, 4) int64: all atoms with four neighbours, stereocentres first, as those are given."""
+        rows = torch.tensor([fork.centre for fork in self.forks], dtype=torch.int64)
+        return torch.cat([self.chiral_centres, rows.reshape(-1, 4)])
+
     def counted(self, x: Tensor) -> Tensor:
         """(n,) bool: natural handedness, and equal atoms named as in the built geometry."""
         reference = torch.from_numpy(self.positions)
-        return self.chirality(x) & is_canonical(x, reference, self.planar_labels)
+        return is_natural(x, self.tetrahedra) & is_canonical(x, reference, self.planar_labels)
 
     def canonical(self, x: Tensor) -> Tensor:
         """(n, atoms, 3) positions x with equal atoms named as in the built geometry."""
         groups = planar_groups(self.residue_index, self.residue_names, self.atom_names)
-        return canonical(x, torch.from_numpy(self.positions), groups)
+        return canonical(uninverted(x, self.forks), torch.from_numpy(self.positions), groups)
 
     def scattered(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, atoms, 3) float64 nm with uniform random torsions, not minimised: atoms may clash."""

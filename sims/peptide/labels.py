@@ -1,16 +1,22 @@
-"""Equal atoms with different names: the amides of ASN and GLN and the guanidinium of ARG.
+"""Equal atoms with different names: planar groups, and atoms with four neighbours.
 
-Half a turn about one of their stiff planar bonds gives the same structure with two names exchanged.
-No average of a physical observable changes when only one of the two namings is counted, and half
-turns are so rare in dynamics that simulations and models know the other naming hardly at all.
+Half a turn about one of the stiff planar bonds of ASN, GLN and ARG gives the same structure with
+two names exchanged. So does the inversion of CH2, CH3, NH3+ and of the forks of VAL and LEU, which
+have two or three neighbours alike. No average of a physical observable changes when only one of the
+two namings is counted. Half turns are so rare in dynamics that simulations and models know the
+other naming hardly at all, and nothing inverts. A model that draws the other naming once in a
+thousand times gives it a density far too low, and a weight that outdoes all others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .chirality import is_natural
 
 # Torsions that tell one naming from the other, and the names that half a turn exchanges. The
 # guanidinium goes first as a whole, for its turn exchanges the amino groups too.
@@ -24,7 +30,6 @@ _PLANAR = {
         (("NE", "CZ", "NH2", "HH21"), (("HH21", "HH22"),)),
     ),
 }
-NAMED_TWICE = frozenset(_PLANAR)
 
 
 class PlanarGroup(NamedTuple):
@@ -98,6 +103,77 @@ def canonical(x: Tensor, reference: Tensor, groups: tuple[PlanarGroup, ...]) -> 
         row = torch.tensor([group.torsion], device=x.device)
         side = torsion_cosines(reference[None].to(x), row).sign()
         other = torsion_cosines(x, row)[:, 0] * side[0, 0] < 0
+        for a, b in group.swaps:
+            x[other, a], x[other, b] = x[other, b], x[other, a]
+    return x
+
+
+class Fork(NamedTuple):
+    """An atom with four neighbours, two or three of them alike.
+
+    Attributes:
+        centre: the atom and three of its neighbours, whose triple product is positive in the
+            reference.
+        swaps: pairs of atoms whose names the inversion exchanges.
+    """
+
+    centre: tuple[int, ...]
+    swaps: tuple[tuple[int, int], ...]
+
+
+def forks(
+    elements: Sequence[str],
+    bonds: Sequence[tuple[int, int]],
+    reference: Tensor,
+    chiral: Tensor,
+) -> tuple[Fork, ...]:
+    """All of a peptide, those of methyls before the methyls themselves.
+
+    Args:
+        elements: symbol of every atom.
+        bonds: pairs of atoms.
+        reference: (atoms, 3) the built geometry.
+        chiral: (k, 4) the stereocentres, whose neighbours all differ; see ``chirality``.
+    """
+    bound: list[list[int]] = [[] for _ in elements]
+    for a, b in bonds:
+        bound[a].append(b)
+        bound[b].append(a)
+    handed = set(chiral[:, 0].tolist())
+    found = []
+    for hub, around in enumerate(bound):
+        if len(around) != 4 or hub in handed:
+            continue
+        centre = (hub, *sorted(around)[:3])
+        if not is_natural(reference[None], torch.tensor([centre])):
+            centre = (hub, centre[2], centre[1], centre[3])
+        found.append(Fork(centre, _alike(hub, sorted(around), elements, bound)))
+    return tuple(sorted(found, key=lambda fork: -len(fork.swaps)))
+
+
+def _alike(
+    hub: int, around: list[int], elements: Sequence[str], bound: list[list[int]]
+) -> tuple[tuple[int, int], ...]:
+    """Two equal neighbours with what hangs on them: hydrogens, or else methyls."""
+
+    def hydrogens(atom: int) -> list[int]:
+        return sorted(other for other in bound[atom] if elements[other] == "H")
+
+    own = [atom for atom in around if elements[atom] == "H"]
+    if len(own) >= 2:
+        return ((own[-2], own[-1]),)
+    methyls = [atom for atom in around if elements[atom] == "C" and len(hydrogens(atom)) == 3]
+    if len(methyls) != 2:
+        raise ValueError(f"the neighbours of atom {hub} all differ, and it is no stereocentre")
+    one, two = methyls
+    return ((one, two), *zip(hydrogens(one), hydrogens(two), strict=True))
+
+
+def uninverted(x: Tensor, groups: tuple[Fork, ...]) -> Tensor:
+    """The same structures (n, atoms, 3) with the equal neighbours of forks named as usual."""
+    x = x.clone()
+    for group in groups:
+        other = ~is_natural(x, torch.tensor([group.centre]))
         for a, b in group.swaps:
             x[other, a], x[other, b] = x[other, b], x[other, a]
     return x

@@ -1,12 +1,14 @@
 """Equal atoms with two namings: the same energy, and one naming that counts."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
 
 from gensci.sims.forcefield import ForceField
-from gensci.sims.peptide import build_peptide
+from gensci.sims.peptide import build_peptide, is_natural
+from gensci.sims.peptide.labels import uninverted
 from gensci.systems.peptide import PeptideSystem
 
 # names that half a turn exchanges
@@ -74,3 +76,70 @@ def test_canonical_naming_undoes_every_exchange_and_moves_nothing(letter):
         named = peptide.canonical(moved)
         assert peptide.counted(named).all()
         assert torch.equal(named.sort(1).values, moved.sort(1).values)
+
+
+def inversions(peptide):
+    """Names of the atoms that each inversion exchanges."""
+    return {
+        peptide.atom_names[fork.centre[0]]: {
+            tuple(peptide.atom_names[i] for i in pair) for pair in fork.swaps
+        }
+        for fork in peptide.forks
+    }
+
+
+@pytest.mark.parametrize(
+    ("sequence", "centre", "pairs"),
+    [
+        ("A", "CB", {("HB2", "HB3")}),
+        ("A", "N", {("H2", "H3")}),
+        ("G", "CA", {("HA2", "HA3")}),
+        ("K", "NZ", {("HZ2", "HZ3")}),
+        ("P", "N", {("H2", "H3")}),
+        ("P", "CG", {("HG2", "HG3")}),
+        ("V", "CB", {("CG1", "CG2"), ("HG11", "HG21"), ("HG12", "HG22"), ("HG13", "HG23")}),
+        ("GLG", "CG", {("CD1", "CD2"), ("HD11", "HD21"), ("HD12", "HD22"), ("HD13", "HD23")}),
+    ],
+)
+def test_inversions_have_the_same_energy_and_do_not_count(sequence, centre, pairs):
+    peptide = build_peptide(sequence)
+    assert inversions(peptide)[centre] == pairs
+    x = torch.as_tensor(peptide.positions)[None]
+    swapped = x.clone()
+    for a, b in pairs:
+        i, j = peptide.atom_names.index(a), peptide.atom_names.index(b)
+        swapped[:, [i, j]] = x[:, [j, i]]
+    energy = ForceField.from_openmm(peptide.system).energy(torch.cat((x, swapped)))
+    torch.testing.assert_close(energy[0], energy[1], atol=1e-4, rtol=0)
+    assert peptide.chirality(swapped).all()
+    assert peptide.counted(torch.cat((x, swapped))).tolist() == [True, False]
+    assert torch.equal(peptide.canonical(swapped), x)
+
+
+@pytest.mark.parametrize("sequence", ["ACDEF", "GHIKL", "MNPQR", "STVWY", "Ace-A-Nme"])
+def test_every_atom_with_four_neighbours_has_one_naming(sequence):
+    """All twenty residues: stereocentres and forks are all such atoms, each once."""
+    peptide = build_peptide(sequence)
+    bound = Counter(atom for bond in peptide.bonds for atom in bond)
+    hubs = Counter(peptide.tetrahedra[:, 0].tolist())
+    assert hubs == Counter(atom for atom, count in bound.items() if count == 4)
+    generator = torch.Generator().manual_seed(1)
+    x = peptide.scattered(50, generator)
+    assert is_natural(x, peptide.tetrahedra).all()
+    mixed = x.clone()
+    for fork in peptide.forks:  # any exchanges, and all are undone
+        turned = torch.rand(50, generator=generator) < 0.5
+        for a, b in fork.swaps:
+            mixed[turned, a], mixed[turned, b] = mixed[turned, b], mixed[turned, a]
+    assert not is_natural(mixed, peptide.tetrahedra).all()
+    assert torch.equal(uninverted(mixed, peptide.forks), x)
+
+
+@pytest.mark.parametrize("name", ["TD", "VF"])
+def test_flow_draws_no_weight_that_outdoes_all_others(name):
+    """Methyl groups drawn inverted once in a thousand times had a fifth of the weight, or more."""
+    import gensci
+
+    samples = gensci.sample(f"peptide:{name}", num_samples=4000, seed=1, sampler="importance")
+    weight = samples.log_weight.softmax(0)
+    assert float(weight.max()) < 0.02
