@@ -101,8 +101,12 @@ class LisaSettings:
     tempering: Tempering = SHORT
     reweight: ReweightSettings | None = field(
         default_factory=lambda: ReweightSettings(
-            rehearsal_draws=40_000,
-            proposal=ProposalSettings(layers=4, hidden=64, steps=1500, patience=20),
+            rehearsal_draws=60_000,
+            fit_draws=40_000,
+            # binaries seen face-on lie six deviations out in whitened coordinates
+            proposal=ProposalSettings(
+                layers=4, hidden=64, bins=12, tail_bound=8.0, steps=2000, patience=20
+            ),
         )
     )
 

@@ -63,6 +63,7 @@ class ProposalSettings:
         hidden: Units of each masked network.
         blocks: Residual blocks of each.
         bins: Of each spline.
+        tail_bound: Whitened distance beyond which splines are the identity.
         prior_share: Of the draws, from the prior.
         broad_share: Of the others, from a broader base.
         broad_scale: Its standard deviation.
@@ -78,6 +79,7 @@ class ProposalSettings:
     hidden: int = 64
     blocks: int = 1
     bins: int = 8
+    tail_bound: float = 5.0
     prior_share: float = 0.01
     broad_share: float = 0.1
     broad_scale: float = 1.5
@@ -352,8 +354,8 @@ def _network(
         bounds.append([None if math.isinf(low) else low, None if math.isinf(high) else high])
     return ProposalNetwork(
         bounds, list(periods), layers=settings.layers, hidden=settings.hidden,
-        blocks=settings.blocks, bins=settings.bins, broad_share=settings.broad_share,
-        broad_scale=settings.broad_scale, seed=seed,
+        blocks=settings.blocks, bins=settings.bins, tail_bound=settings.tail_bound,
+        broad_share=settings.broad_share, broad_scale=settings.broad_scale, seed=seed,
     )  # fmt: skip
 
 

@@ -10,9 +10,13 @@ pattern amplitudes f and s of `lisa_coordinates.to_simple`, L vanishes where
     Z = W,    W = ln(f / s) / 4,
 
 one of four branches, which belong to skies a quarter turn apart. (R, of the other wave, vanishes at
-the mirror image of that sky.) The coordinates are D = exp(Z - W) - 1, stereographic on the sphere
-with the face-on sky in its middle, and from it V = D |D|^(-3/4), whose volume takes the spike away:
-d^2V = |D|^(-3/2) d^2D / 4. V may be any complex number.
+the mirror image of that sky.) With D = exp(Z - W) - 1, stereographic on the sphere with the face-on
+sky in its middle, the coordinates are
+
+    V = D (1 + size / |D|)^(3/4),
+
+D itself where |D| is large, and within `size` a multiple of D |D|^(-3/4), whose volume takes the
+spike away: d^2V ~ |D|^(-3/2) d^2D. V may be any complex number.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ from gensci.systems.lisa_coordinates import circular_amplitudes
 
 _SINE, _LONGITUDE = 9, 10
 _NEAREST = 1e-30  # a distance, so that the logarithm of none is finite
+_SHARE = 0.5  # of the usual distance, within which the spike is taken away
+_STEPS = 60
+_POLE = 1 - 1e-15
 
 
 class FaceOn:
@@ -34,24 +41,30 @@ class FaceOn:
     Args:
         hand: 1 where binaries are near cos inclination 1 (L vanishes), -1 near -1 (R does).
         branch: longitude of the face-on sky, about which f / s has its branch.
+        size: distance |D| within which the spike is taken away.
     """
 
-    def __init__(self, hand: float = 1.0, branch: float = 0.0) -> None:
-        self.hand, self.branch = hand, branch
+    def __init__(self, hand: float = 1.0, branch: float = 0.0, size: float = 1.0) -> None:
+        self.hand, self.branch, self.size = hand, branch, size
 
     def fitted(self, simple: Tensor) -> FaceOn:
-        """The chart for (n, 11) points of one sky: the likelier hand, its cut where few are."""
+        """The chart for (n, 11) points of one sky: the likelier hand, its cut where few are.
+
+        Its size is half the median distance of the points from face-on.
+        """
         right, left = circular_amplitudes(simple)
         hand = 1.0 if 2 * int((right.abs() > left.abs()).sum()) >= len(simple) else -1.0
         first, second = _patterns(simple)
         quarter = _circular_mean((first * second.conj()).angle()) / 4
         longitude = _circular_mean(simple[:, _LONGITUDE])
         turns = round((longitude - quarter) / (0.5 * math.pi))
-        return FaceOn(hand, quarter + turns * 0.5 * math.pi)
+        chart = FaceOn(hand, quarter + turns * 0.5 * math.pi)
+        away = (chart._where(simple) - 1).abs().median()
+        return FaceOn(hand, chart.branch, _SHARE * max(float(away), _NEAREST))
 
     def numbers(self) -> list[float]:
         """What `FaceOn(*numbers)` makes again."""
-        return [self.hand, self.branch]
+        return [self.hand, self.branch, self.size]
 
     def restored(self, numbers: list[float]) -> FaceOn:
         """The chart of `numbers`."""
@@ -67,25 +80,32 @@ class FaceOn:
 
     def forward(self, simple: Tensor) -> tuple[Tensor, Tensor]:
         """Charted points (n, 11), and ln |d charted / d simple| (n,)."""
-        sine = (self.hand * simple[:, _SINE]).clamp(-1 + 1e-15, 1 - 1e-15)
-        ratio = ((1 + sine) / (1 - sine)).sqrt()
-        where = torch.polar(ratio, simple[:, _LONGITUDE]) / self._face_on(simple)
+        where = self._where(simple)
         away = where - 1
-        size = away.abs().clamp_min(_NEAREST)
-        flat = away * size.pow(-0.75)
+        distance = away.abs().clamp_min(_NEAREST)
+        stretch = 0.75 * torch.log1p(self.size / distance)
+        flat = away * stretch.exp()
+        sine = simple[:, _SINE].clamp(-_POLE, _POLE)
         log_det = 2 * where.abs().log() - torch.log1p(-sine.square())
-        log_det = log_det - 1.5 * size.log() - math.log(4.0)
+        log_det = log_det + 2 * stretch + _slope(distance, self.size).log()
         charted = torch.cat([simple[:, :_SINE], torch.stack([flat.real, flat.imag], 1)], 1)
         return charted, log_det
 
     def inverse(self, charted: Tensor) -> Tensor:
         """The (n, 11) simple coordinates of charted points."""
         flat = torch.complex(charted[:, _SINE], charted[:, _LONGITUDE])
-        where = (1 + flat * flat.abs().pow(3)) * self._face_on(charted)
+        far = flat.abs().clamp_min(_NEAREST)
+        where = (1 + flat * (_distance(far, self.size) / far)) * self._face_on(charted)
         square = where.abs().square()
         sine = self.hand * (square - 1) / (square + 1)
         longitude = torch.remainder(where.angle(), 2 * math.pi)
         return torch.cat([charted[:, :_SINE], sine[:, None], longitude[:, None]], 1)
+
+    def _where(self, simple: Tensor) -> Tensor:
+        """exp(Z - W) (n,)."""
+        sine = (self.hand * simple[:, _SINE]).clamp(-_POLE, _POLE)
+        ratio = ((1 + sine) / (1 - sine)).sqrt()
+        return torch.polar(ratio, simple[:, _LONGITUDE]) / self._face_on(simple)
 
     def _face_on(self, points: Tensor) -> Tensor:
         """exp(W) (n,), by the amplitudes in columns 5 to 8."""
@@ -93,6 +113,23 @@ class FaceOn:
         turn = (first * second.conj()).angle() - 4 * self.branch
         turn = torch.remainder(turn + math.pi, 2 * math.pi) - math.pi
         return torch.polar((first.abs() / second.abs()).pow(0.25), self.branch + turn / 4)
+
+
+def _slope(distance: Tensor, size: float) -> Tensor:
+    """D ln |V| / d ln |D|, from 1/4 within the size to 1."""
+    return 0.25 + 0.75 * distance / (distance + size)
+
+
+def _distance(far: Tensor, size: float) -> Tensor:
+    """|D| of |V|, by Newton's method in logarithms, where the slope hardly changes."""
+    wanted, found = far.log(), far.log()
+    for _ in range(_STEPS):
+        distance = found.exp()
+        error = found + 0.75 * torch.log1p(size / distance) - wanted
+        found = found - error / _slope(distance, size)
+        if float(error.abs().max()) < 1e-14:
+            break
+    return found.exp()
 
 
 def _patterns(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,13 @@ from gensci.sims.dynamics import GAS_CONSTANT
 
 pytest.importorskip("pytorch_lightning")
 
-from gensci.data.peptides import PeptideData, read_frames, refuse_other_energies
+from gensci.data.peptides import (
+    PeptideData,
+    canonically_named,
+    read_frames,
+    refuse_other_energies,
+)
+from gensci.sims.peptide import build_peptide
 
 
 def write(folder, shards, **facts):
@@ -44,6 +50,18 @@ def test_shards_of_both_versions_are_read(tmp_path, make):
     assert torch.allclose(energy, expected)
     assert temperature == 310.0
     assert torch.equal(read_frames(tmp_path / "GG", limit=2)[0], x[[0, 6]])
+
+
+@pytest.mark.parametrize(("sequence", "pair"), [("GA", ("HB2", "HB3")), ("GN", ("HD21", "HD22"))])
+def test_equal_atoms_are_named_as_the_target_counts_them(sequence, pair):
+    """A methyl that the relaxation of a start inverted; an amide that a pivot turned."""
+    peptide = build_peptide(sequence)
+    x = torch.as_tensor(peptide.positions).float().repeat(3, 1, 1)
+    named = x.clone()
+    a, b = (peptide.atom_names.index(name) for name in pair)
+    x[1, [a, b]] = named[1, [b, a]]
+    assert peptide.counted(x).tolist() == [True, False, True]
+    assert torch.equal(canonically_named(sequence, x), named)
 
 
 def test_published_sequences_are_not_trained_on_unless_that_is_said(tmp_path):

@@ -27,7 +27,7 @@ def simple(problem):
 
 @pytest.mark.parametrize("hand", [1.0, -1.0])
 def test_chart_is_undone(simple, hand):
-    chart = FaceOn(hand, 2.0)
+    chart = FaceOn(hand, 2.0, 0.4)
     charted, _ = chart.forward(simple)
     torch.testing.assert_close(chart.inverse(charted), simple, rtol=1e-8, atol=1e-8)
     again, _ = chart.forward(chart.inverse(3 * charted))
@@ -36,7 +36,7 @@ def test_chart_is_undone(simple, hand):
 
 @pytest.mark.parametrize("hand", [1.0, -1.0])
 def test_volume_is_that_of_autograd(simple, hand):
-    chart = FaceOn(hand, 2.0)
+    chart = FaceOn(hand, 2.0, 0.4)
     slopes = torch.stack(
         [torch.autograd.functional.jacobian(lambda x: chart.forward(x[None])[0][0], row)
          for row in simple[:20]]
@@ -58,7 +58,7 @@ def test_middle_is_the_face_on_sky(problem, hand, sky):
     points = skies(to_simple(theta, problem.setting))[sky]
     chart = FaceOn().fitted(points)
     assert chart.hand == (hand if sky < 4 else -hand)
-    charted, _ = chart.forward(points)
+    charted, _ = FaceOn(chart.hand, chart.branch).forward(points)
     # the weak wave has an amplitude of 2e-9 or less of the strong one; |V| is its fourth root
     assert float(charted[:, 9:].norm(dim=1).max()) < 0.02
     right, left = circular_amplitudes(points)
@@ -72,7 +72,7 @@ def test_prior_has_no_spike_over_charted_points(problem):
     """It rises as |L|^(-3/2) towards face-on, and not at all over V."""
     prior = SimplePrior(problem.prior, problem.setting)
     centre = to_simple(problem.truth[None], problem.setting)
-    chart = FaceOn().fitted(centre)
+    chart = FaceOn(1.0, FaceOn().fitted(centre).branch)
     charted = chart.forward(centre)[0].repeat(5, 1)
     charted[:, 9] = torch.tensor([0.3, 0.1, 0.03, 0.01, 0.003])
     charted[:, 10] = 0.0
