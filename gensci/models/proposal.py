@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from gensci.core.errors import UsageError
 from gensci.core.protocols import Tensors
+from gensci.core.random import stream
 from gensci.models.checkpoint import load_network
 
 TRAINED_TEMPERATURE = 310.0  # K, where a checkpoint does not say: that of all training data so far
@@ -20,6 +21,7 @@ TRAINED_TEMPERATURE = 310.0  # K, where a checkpoint does not say: that of all t
 PAIRS_AT_ONCE = {"cpu": 40_000, "cuda": 2_000_000}
 # Draws asked of the network at once, where the sampler asks for as many; a GPU is idle with few.
 DRAWN_AT_ONCE = {"cpu": 256, "cuda": 4096}
+PILOT = 32  # draws that tell how a flow trained elsewhere names equal atoms
 
 
 class FlowProposal:
@@ -168,16 +170,29 @@ def load_proposal(
         cond = network.encode(peptide)
     except ValueError as error:
         raise UsageError(f"checkpoint {checkpoint}: {error}") from error
+    if meta.get("converted_from") == "prose":
+        # its training data were built by another tool, which may name equal atoms otherwise
+        generator = stream(0, "names of equal atoms", peptide.name)
+        pilot, _ = network.sample_and_log_prob(PILOT, _placed(cond, device, dtype), generator)
+        cond = network.encode(peptide.named_as(pilot.double().cpu()))
     cond = _at_temperature(network, cond, temperature, trained_temperature(meta))
-    placed = {
-        key: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-        for key, value in cond.items()
-    }
     trained = meta.get("trained_residues")
     chunk = DRAWN_AT_ONCE.get(torch.device(device).type, DRAWN_AT_ONCE["cpu"])
     return FlowProposal(
-        network, placed, meta["weights_sha256"], tuple(trained) if trained else None, chunk
+        network,
+        _placed(cond, device, dtype),
+        meta["weights_sha256"],
+        tuple(trained) if trained else None,
+        chunk,
     )
+
+
+def _placed(cond: Tensors, device: torch.device | str, dtype: torch.dtype) -> Tensors:
+    """Conditioning on a device, real numbers in a precision."""
+    return {
+        key: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        for key, value in cond.items()
+    }
 
 
 def trained_temperature(meta: Mapping[str, Any]) -> float:

@@ -15,7 +15,9 @@ from .chirality import chiral_centres, is_natural
 from .geometry import atom_keys, default_torsions, place_atoms, random_torsions
 from .labels import (
     Fork,
+    PlanarGroup,
     canonical,
+    exchanged_names,
     forks,
     is_canonical,
     planar_groups,
@@ -104,10 +106,36 @@ class Peptide:
         reference = torch.from_numpy(self.positions)
         return is_natural(x, self.tetrahedra) & is_canonical(x, reference, self.planar_labels)
 
+    @property
+    def _planar_groups(self) -> tuple[PlanarGroup, ...]:
+        return planar_groups(self.residue_index, self.residue_names, self.atom_names)
+
     def canonical(self, x: Tensor) -> Tensor:
         """(n, atoms, 3) positions x with equal atoms named as in the built geometry."""
-        groups = planar_groups(self.residue_index, self.residue_names, self.atom_names)
-        return canonical(uninverted(x, self.forks), torch.from_numpy(self.positions), groups)
+        reference = torch.from_numpy(self.positions)
+        return canonical(uninverted(x, self.forks), reference, self._planar_groups)
+
+    def named_as(self, x: Tensor) -> Peptide:
+        """This peptide, its names given to atoms so that a flow told of them is in step with it.
+
+        Which of two equal atoms has which name is a convention of the tool that built a molecule:
+        the hydrogens of a methyl are numbered one way round or the other, and a flow on Cartesian
+        coordinates learns what its data have.
+
+        Args:
+            x: (n, atoms, 3) nm, draws of a flow that was told of this peptide.
+
+        Returns:
+            For encoding only. Told of it, the flow draws positions whose equal atoms are named as
+            ``counted`` wants, as far as most of x tell; rows are permuted, densities the same.
+        """
+        natural = self.chirality(x)
+        x = x[natural] if natural.any() else x
+        reference = torch.from_numpy(self.positions)
+        names = list(self.atom_names)
+        for a, b in exchanged_names(x, reference, self.forks, self._planar_groups):
+            names[a], names[b] = names[b], names[a]
+        return replace(self, atom_names=tuple(names))
 
     def scattered(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, atoms, 3) float64 nm with uniform random torsions, not minimised: atoms may clash."""

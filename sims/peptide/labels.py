@@ -177,3 +177,26 @@ def uninverted(x: Tensor, groups: tuple[Fork, ...]) -> Tensor:
         for a, b in group.swaps:
             x[other, a], x[other, b] = x[other, b], x[other, a]
     return x
+
+
+def exchanged_names(
+    x: Tensor,
+    reference: Tensor,
+    tetrahedral: tuple[Fork, ...],
+    planar: tuple[PlanarGroup, ...],
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of atoms to be exchanged, in turn, for most of x (n, atoms, 3) to be named as usual."""
+    x, pairs = x.clone(), []
+
+    def decide(usual: Tensor, swaps: tuple[tuple[int, int], ...]) -> None:
+        if 2 * int(usual.sum()) >= len(usual):
+            return
+        for a, b in swaps:
+            x[:, [a, b]] = x[:, [b, a]]
+            pairs.append((a, b))
+
+    for fork in tetrahedral:
+        decide(is_natural(x, torch.tensor([fork.centre])), fork.swaps)
+    for group in planar:
+        decide(is_canonical(x, reference, torch.tensor([group.torsion])), group.swaps)
+    return tuple(pairs)

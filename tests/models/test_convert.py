@@ -11,6 +11,7 @@ from gensci.__main__ import main
 from gensci.core.errors import CheckpointError, UsageError
 from gensci.models.checkpoint import load_network
 from gensci.models.convert import convert_prose, match_prose, prose_name, read_prose_state
+from gensci.models.proposal import load_proposal
 from gensci.nn.tarflow import TarFlowPeptide
 from gensci.sims.peptide import build_peptide
 
@@ -166,3 +167,29 @@ def _saved(folder, weights):
     """The path of weights written as a .pth."""
     torch.save(weights, folder / "w.pth")
     return folder / "w.pth"
+
+
+def test_equal_atoms_of_released_weights_are_named_as_the_target_counts_them(
+    parity, tmp_path, monkeypatch
+):
+    """Their data number the hydrogens of methyls the other way round, as tleap does."""
+    folder = convert_prose(shared_fixture("prose_parity.safetensors"), tmp_path / "out")
+    peptide = build_peptide("AV")
+    foreign = torch.as_tensor(peptide.positions).float().clone()
+    for fork in peptide.forks:
+        if len(fork.swaps) == 1:
+            a, b = fork.swaps[0]
+            foreign[[a, b]] = foreign[[b, a]]
+    order = TarFlowPeptide.encode(peptide)["permutations"][:, 3]
+
+    def draws(self, n, cond, generator, **_):
+        """Atoms in the order of their names, whatever index each name has."""
+        x = torch.empty(n, len(foreign), 3)
+        x[:, cond["permutations"][:, 3]] = foreign[order]
+        return x, torch.zeros(n)
+
+    assert not peptide.counted(foreign[None]).any()
+    monkeypatch.setattr(TarFlowPeptide, "sample_and_log_prob", draws)
+    proposal = load_proposal(str(folder), peptide, "cpu")
+    x = proposal.sample(5, torch.Generator().manual_seed(0))["positions"]
+    assert peptide.counted(x).all()

@@ -8,7 +8,7 @@ import torch
 
 from gensci.sims.forcefield import ForceField
 from gensci.sims.peptide import build_peptide, is_natural
-from gensci.sims.peptide.labels import uninverted
+from gensci.sims.peptide.labels import planar_groups, uninverted
 from gensci.systems.peptide import PeptideSystem
 
 # names that half a turn exchanges
@@ -143,3 +143,35 @@ def test_flow_draws_no_weight_that_outdoes_all_others(name):
     samples = gensci.sample(f"peptide:{name}", num_samples=4000, seed=1, sampler="importance")
     weight = samples.log_weight.softmax(0)
     assert float(weight.max()) < 0.02
+
+
+@pytest.mark.parametrize("sequence", ["LAVIN", "GKQTR", "PMFS"])
+def test_a_flow_of_another_convention_is_told_names_that_count(sequence):
+    """Its methyls, forks and amides are named the other way round, all or some of them."""
+    peptide = build_peptide(sequence)
+    generator = torch.Generator().manual_seed(3)
+    # as built, for torsions at random would turn amides too
+    own = torch.as_tensor(peptide.positions).repeat(40, 1, 1)
+    own = own + 0.002 * torch.randn(own.shape, generator=generator, dtype=own.dtype)
+    planar = planar_groups(peptide.residue_index, peptide.residue_names, peptide.atom_names)
+    for share in (0.5, 1.0):
+        foreign = own.clone()
+        for group in (*peptide.forks, *planar):
+            if torch.rand((), generator=generator) < share:
+                for a, b in group.swaps:
+                    foreign[:, [a, b]] = foreign[:, [b, a]]
+        row = {
+            key: i
+            for i, key in enumerate(zip(peptide.residue_index, peptide.atom_names, strict=True))
+        }
+
+        def drawn(told, foreign=foreign, row=row):
+            """What a flow that knows names only draws for a peptide."""
+            rows = [row[key] for key in zip(told.residue_index, told.atom_names, strict=True)]
+            return foreign[:, rows]
+
+        assert not peptide.counted(drawn(peptide)).any()
+        told = peptide.named_as(drawn(peptide))
+        assert peptide.counted(drawn(told)).all()
+        assert sorted(told.atom_names) == sorted(peptide.atom_names)
+        assert told.named_as(own).atom_names == told.atom_names  # nothing left to exchange
