@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from gensci.core.errors import UsageError
 from gensci.core.registry import did_you_mean
 from gensci.models.proposal import FlowProposal, LowPrecisionProposal
 from gensci.models.symmetrised_proposal import SymmetrisedProposal, fixed_rotations
+from gensci.nn import native_inverse
 
 MOST_ROTATIONS = 64  # each costs a density of every draw
 ONE_HANDED = ("peptide-internal",)  # networks that place each stereocentre as the sequence has it
@@ -114,6 +117,18 @@ class PeptideDrawing:
             return flow
         natural = peptide.chirality if self.mirror else None
         return SymmetrisedProposal(flow, fixed_rotations(self.rotations), natural)
+
+    def warnings(self, device: torch.device) -> tuple[str, ...]:
+        """That a device does not lower the precision which is asked for, so that it helps not."""
+        if self.precision == "float32" or device.type != "cpu":
+            return ()
+        by_torch = isinstance(native_inverse.library(), str)  # which rounds on any processor
+        if by_torch or native_inverse.lowers(PRECISIONS[self.precision]):
+            return ()
+        return (
+            f"this processor has no matrix products for --proposal.precision {self.precision}: the "
+            "draws are in single precision",
+        )
 
     def recorded(self) -> dict[str, Any]:
         """What is not left at its default, by its name in `run.json`.

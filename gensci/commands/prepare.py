@@ -129,6 +129,7 @@ def _prepare_peptide(
     drawn_at = drawing.temperature
     flow = load_proposal(checkpoint, system.peptide, device, torch.float32, drawn_at)
     proposal = drawing.applied(flow, system.peptide)
+    warnings = (*warnings, *drawing.warnings(device))
     # The target's centroid is a matter of convention; another one than the flow's wastes weight.
     system = replace(system, centroid_scale=proposal.centroid_scale)
     facts = {

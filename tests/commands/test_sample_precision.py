@@ -79,6 +79,22 @@ def test_a_run_is_weighed_by_the_density_of_its_own_pass(checkpoint, tmp_path):
         assert 10 * misses["float32"] < misses["bfloat16"] < 3.0
 
 
+@pytest.mark.parametrize("lowers", [True, False])
+def test_a_processor_that_cannot_lower_the_precision_says_so(
+    checkpoint, tmp_path, monkeypatch, capsys, lowers
+):
+    pytest.importorskip("openmm")
+    if isinstance(native_inverse.library(), str):
+        pytest.skip("torch draws, which rounds on any processor")
+    monkeypatch.setattr(native_inverse, "lowers", lambda precision: lowers)
+    command = sample_command(checkpoint, tmp_path / "run", "--proposal.precision", "bfloat16")
+    assert main(command) == 0
+    told = "this processor has no matrix products for --proposal.precision bfloat16"
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert any(told in line for line in record["warnings"]) is not lowers
+    assert (told in capsys.readouterr().out) is not lowers
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
