@@ -28,8 +28,8 @@ from gensci.core.results import SampleSet
 from gensci.io.run_folder import RunFolder
 from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
 from gensci.samplers.tempering import Tempering
+from gensci.systems.lisa_chart import SmoothChart
 from gensci.systems.lisa_coordinates import COPIES, SimplePrior, from_simple, to_simple
-from gensci.systems.lisa_face_on import FaceOn
 from gensci.systems.lisa_likelihood import HeterodynedLikelihood
 from gensci.systems.lisa_observation import make_observation
 from gensci.systems.lisa_problem import load_problem
@@ -112,7 +112,7 @@ def again(samples: SampleSet, target: PosteriorTarget, wide: WideProposal, seed:
     images = wide.images if len(wide.images.skies) > 1 else None
     flow = ProposalFlow.fit(
         samples.x["theta"], wide.prior, blocks=samples.chain, images=images,
-        chart=FaceOn(), settings=FLOW, seed=seed,
+        chart=SmoothChart(), settings=FLOW, seed=seed,
     )  # fmt: skip
     sampler = Tempering(num_walkers=WALKERS, warmup=40, thinning=12)
     return sampler.run(target, flow, ROWS, seed=seed, batch_size=BATCH)

@@ -37,6 +37,7 @@ from gensci.loops.sequential import run_rounds
 from gensci.models.neural_likelihood import LikelihoodSettings
 from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
 from gensci.samplers.tempering import Tempering
+from gensci.systems.lisa_chart import SmoothChart
 from gensci.systems.lisa_coordinates import (
     COPIES,
     SimplePrior,
@@ -44,7 +45,6 @@ from gensci.systems.lisa_coordinates import (
     log_abs_det_jacobian,
     to_simple,
 )
-from gensci.systems.lisa_face_on import FaceOn
 from gensci.systems.lisa_glitch_search import find_among_glitches
 from gensci.systems.lisa_likelihood import HeterodynedLikelihood
 from gensci.systems.lisa_noise import Gap, Glitches
@@ -214,12 +214,12 @@ def _reweighted(
     if known is None:
         surrogate = PosteriorTarget(prior, result.surrogate.log_likelihood, parts.wide.images)
         made = reweight(
-            result.posterior, parts.target, surrogate=surrogate, images=images, chart=FaceOn(),
+            result.posterior, parts.target, surrogate=surrogate, images=images, chart=SmoothChart(),
             settings=settings, seed=seed, say=say,
         )  # fmt: skip
         known = pack(made)
         store.save_state("reweighted", known)
-    return unpack(known, prior, images, FaceOn())
+    return unpack(known, prior, images, SmoothChart())
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from gensci.models.checkpoint import find_checkpoint
 from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood
 from gensci.models.proposal_flow import ProposalFlow
 from gensci.nn.conditional_flow import FlowEnsemble
+from gensci.systems.lisa_chart import SmoothChart, reduced_spin
 from gensci.systems.lisa_coordinates import (
     COPIES,
     Images,
@@ -32,7 +33,6 @@ from gensci.systems.lisa_coordinates import (
     log_abs_det_jacobian,
     to_simple,
 )
-from gensci.systems.lisa_face_on import FaceOn
 from gensci.systems.lisa_likelihood import images as sky_and_phase_images
 from gensci.systems.lisa_likelihood import phase_images
 from gensci.systems.lisa_setting import Setting
@@ -48,10 +48,14 @@ class LisaSurrogate:
     Args:
         likelihood: of the summary; it has its observation.
         setting: of the data.
+        reduced: whether the network is told the reduced spin in place of chi1, in which signals
+            bend less.
     """
 
-    def __init__(self, likelihood: NeuralLikelihood, setting: Setting) -> None:
-        self.likelihood, self.setting = likelihood, setting
+    def __init__(
+        self, likelihood: NeuralLikelihood, setting: Setting, reduced: bool = True
+    ) -> None:
+        self.likelihood, self.setting, self.reduced = likelihood, setting, reduced
 
     @property
     def report(self) -> dict[str, Any]:
@@ -61,7 +65,8 @@ class LisaSurrogate:
     @torch.no_grad()
     def log_likelihood(self, simple: Tensor) -> Tensor:
         """The (n,) log-likelihoods of (n, 11) points, in nats up to a constant."""
-        return self.likelihood.log_likelihood(simple)
+        told = reduced_spin(simple) if self.reduced else simple
+        return self.likelihood.log_likelihood(told)
 
 
 class LisaEstimator:
@@ -81,8 +86,8 @@ class LisaEstimator:
     def fit(self, data: TrainingData, previous: Any, seed: int) -> LisaSurrogate:
         """Train on the signals of all rounds."""
         fitted = NeuralLikelihood.fit(
-            data.theta, data.x, noise=data.noise, periods=PERIODS, settings=self.settings,
-            start=None if previous is None else previous.likelihood, seed=seed,
+            reduced_spin(data.theta), data.x, noise=data.noise, periods=PERIODS,
+            settings=self.settings, start=None if previous is None else previous.likelihood, seed=seed,
         )  # fmt: skip
         return LisaSurrogate(fitted.observe(data.observation), self.setting)
 
@@ -90,6 +95,7 @@ class LisaEstimator:
         """Weights, observation and report as tensors."""
         network = surrogate.likelihood.network
         note = {"settings": network.settings, "report": surrogate.report}
+        note["reduced_spin"] = surrogate.reduced
         weights = {f"network/{name}": value for name, value in network.state_dict().items()}
         observation = surrogate.likelihood.observation
         return {**weights, "observation": observation, "note": text_tensor(note)}
@@ -103,7 +109,7 @@ class LisaEstimator:
             {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         )
         likelihood = NeuralLikelihood(network, tensors["observation"], note["report"])
-        return LisaSurrogate(likelihood, self.setting)
+        return LisaSurrogate(likelihood, self.setting, note.get("reduced_spin", False))
 
 
 class SignalSimulator:
@@ -215,6 +221,7 @@ def save_surrogate(
         meta: problem, seed, counts and metrics, as JSON can hold them.
     """
     about = {"prior": prior.to_json(), "setting": surrogate.setting.to_json()}
+    about["reduced_spin"] = surrogate.reduced
     path = surrogate.likelihood.save(folder, {**meta, **about, "skies": skies.tolist()})
     flow.save(Path(folder) / "proposal")
     return path
@@ -236,5 +243,8 @@ def load_surrogate(source: str | Path = "lisa-loud") -> ShippedSurrogate:
         raise UsageError(f"{source} holds no surrogate of a LISA observation", "give lisa-loud")
     setting, prior = Setting(**meta["setting"]), Prior.from_json(meta["prior"])
     images = Images(torch.tensor(meta["skies"]))
-    flow = ProposalFlow.load(folder / "proposal", images, SimplePrior(prior, setting), FaceOn())
-    return ShippedSurrogate(LisaSurrogate(likelihood, setting), flow, prior, setting, meta)
+    flow = ProposalFlow.load(
+        folder / "proposal", images, SimplePrior(prior, setting), SmoothChart()
+    )
+    surrogate = LisaSurrogate(likelihood, setting, meta.get("reduced_spin", False))
+    return ShippedSurrogate(surrogate, flow, prior, setting, meta)

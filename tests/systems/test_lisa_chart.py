@@ -7,8 +7,8 @@ import torch
 
 from gensci.core.random import stream
 from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
+from gensci.systems.lisa_chart import SmoothChart
 from gensci.systems.lisa_coordinates import SimplePrior, circular_amplitudes, skies, to_simple
-from gensci.systems.lisa_face_on import FaceOn
 from gensci.systems.lisa_problem import load_problem
 
 INCLINATION, DISTANCE, SINE, LONGITUDE = 5, 4, 8, 7
@@ -27,7 +27,7 @@ def simple(problem):
 
 @pytest.mark.parametrize("hand", [1.0, -1.0])
 def test_chart_is_undone(simple, hand):
-    chart = FaceOn(hand, 2.0, 0.4)
+    chart = SmoothChart(hand, 2.0, 0.4)
     charted, _ = chart.forward(simple)
     torch.testing.assert_close(chart.inverse(charted), simple, rtol=1e-8, atol=1e-8)
     again, _ = chart.forward(chart.inverse(3 * charted))
@@ -36,7 +36,7 @@ def test_chart_is_undone(simple, hand):
 
 @pytest.mark.parametrize("hand", [1.0, -1.0])
 def test_volume_is_that_of_autograd(simple, hand):
-    chart = FaceOn(hand, 2.0, 0.4)
+    chart = SmoothChart(hand, 2.0, 0.4)
     slopes = torch.stack(
         [torch.autograd.functional.jacobian(lambda x: chart.forward(x[None])[0][0], row)
          for row in simple[:20]]
@@ -56,9 +56,9 @@ def test_middle_is_the_face_on_sky(problem, hand, sky):
     theta[:, LONGITUDE] += 0.02 * spread[:, LONGITUDE]
     theta[:, INCLINATION] = hand * (1 - 1e-4 * spread[:, INCLINATION])
     points = skies(to_simple(theta, problem.setting))[sky]
-    chart = FaceOn().fitted(points)
+    chart = SmoothChart().fitted(points)
     assert chart.hand == (hand if sky < 4 else -hand)
-    charted, _ = FaceOn(chart.hand, chart.branch).forward(points)
+    charted, _ = SmoothChart(chart.hand, chart.branch).forward(points)
     # the weak wave has an amplitude of 2e-9 or less of the strong one; |V| is its fourth root
     assert float(charted[:, 9:].norm(dim=1).max()) < 0.02
     right, left = circular_amplitudes(points)
@@ -72,7 +72,7 @@ def test_prior_has_no_spike_over_charted_points(problem):
     """It rises as |L|^(-3/2) towards face-on, and not at all over V."""
     prior = SimplePrior(problem.prior, problem.setting)
     centre = to_simple(problem.truth[None], problem.setting)
-    chart = FaceOn(1.0, FaceOn().fitted(centre).branch)
+    chart = SmoothChart(1.0, SmoothChart().fitted(centre).branch)
     charted = chart.forward(centre)[0].repeat(5, 1)
     charted[:, 9] = torch.tensor([0.3, 0.1, 0.03, 0.01, 0.003])
     charted[:, 10] = 0.0
@@ -92,7 +92,7 @@ def test_flow_finds_the_posterior_at_face_on(problem):
     """
     prior = SimplePrior(problem.prior, problem.setting)
     truth = to_simple(problem.truth[None], problem.setting)
-    chart = FaceOn().fitted(truth)
+    chart = SmoothChart().fitted(truth)
     middle = chart.forward(truth)[0]
     generator = stream(0, "face-on")
     width = torch.tensor([1e-3] * 9 + [0.3, 0.3]).double()
@@ -109,7 +109,7 @@ def test_flow_finds_the_posterior_at_face_on(problem):
     theta = theta[prior.inside(theta)]
     settings = ProposalSettings(layers=2, hidden=24, bins=6, steps=300, prior_share=0.0)
     share = {}
-    for name, shape in (("charted", FaceOn()), ("plain", None)):
+    for name, shape in (("charted", SmoothChart()), ("plain", None)):
         flow = ProposalFlow.fit(theta, prior, chart=shape, settings=settings, seed=1)
         x, log_prob = flow.sample_and_log_prob(4000, stream(1, name))
         weight = (log_density(x["theta"]) - log_prob).double()
@@ -124,9 +124,9 @@ def test_charted_flow_comes_back_from_its_checkpoint(problem, simple, tmp_path):
 
     prior = SimplePrior(problem.prior, problem.setting)
     settings = ProposalSettings(layers=1, hidden=8, steps=5)
-    flow = ProposalFlow.fit(simple, prior, chart=FaceOn(), settings=settings)
+    flow = ProposalFlow.fit(simple, prior, chart=SmoothChart(), settings=settings)
     flow.save(tmp_path / "flow")
-    again = ProposalFlow.load(tmp_path / "flow", prior=prior, chart=FaceOn())
+    again = ProposalFlow.load(tmp_path / "flow", prior=prior, chart=SmoothChart())
     assert torch.equal(again.log_prob({"theta": simple}), flow.log_prob({"theta": simple}))
     with pytest.raises(UsageError, match="charted"):
         ProposalFlow.load(tmp_path / "flow", prior=prior)

@@ -1,6 +1,13 @@
-"""Coordinates of the sky in which the prior has no spike where a binary is seen face-on.
+"""Coordinates of a binary in which its posterior bends little and the prior has no spike.
 
-A face-on binary sends one circularly polarised wave, L = 0 for the other one. Amplitudes are
+Spins. The inspiral measures the reduced spin
+
+    chi_PN = m1 chi1 + m2 chi2 - (38 / 113) eta (chi1 + chi2)      (masses over their sum),
+
+much better than either spin (Ajith 2011, arXiv:1107.1267). Along the other direction the first spin
+is a curve of the second and of the masses, and chi_PN is hardly one.
+
+Sky. A face-on binary sends one circularly polarised wave, L = 0 for the other one. Amplitudes are
 uniform in L, inclinations in their cosine, and so the prior over simple coordinates goes as
 |L|^(-3/2): integrable, and no flow without the spike in it has bounded weights there.
 
@@ -28,15 +35,15 @@ from torch import Tensor
 
 from gensci.systems.lisa_coordinates import circular_amplitudes
 
-_SINE, _LONGITUDE = 9, 10
+_CHI1, _SINE, _LONGITUDE = 2, 9, 10
 _NEAREST = 1e-30  # a distance, so that the logarithm of none is finite
 _SHARE = 0.5  # of the usual distance, within which the spike is taken away
 _STEPS = 60
 _POLE = 1 - 1e-15
 
 
-class FaceOn:
-    """A chart of simple coordinates: sine of latitude and longitude become V.
+class SmoothChart:
+    """A chart of simple coordinates: chi1 becomes chi_PN, sine of latitude and longitude V.
 
     Args:
         hand: 1 where binaries are near cos inclination 1 (L vanishes), -1 near -1 (R does).
@@ -47,7 +54,7 @@ class FaceOn:
     def __init__(self, hand: float = 1.0, branch: float = 0.0, size: float = 1.0) -> None:
         self.hand, self.branch, self.size = hand, branch, size
 
-    def fitted(self, simple: Tensor) -> FaceOn:
+    def fitted(self, simple: Tensor) -> SmoothChart:
         """The chart for (n, 11) points of one sky: the likelier hand, its cut where few are.
 
         Its size is half the median distance of the points from face-on.
@@ -58,24 +65,24 @@ class FaceOn:
         quarter = _circular_mean((first * second.conj()).angle()) / 4
         longitude = _circular_mean(simple[:, _LONGITUDE])
         turns = round((longitude - quarter) / (0.5 * math.pi))
-        chart = FaceOn(hand, quarter + turns * 0.5 * math.pi)
+        chart = SmoothChart(hand, quarter + turns * 0.5 * math.pi)
         away = (chart._where(simple) - 1).abs().median()
-        return FaceOn(hand, chart.branch, _SHARE * max(float(away), _NEAREST))
+        return SmoothChart(hand, chart.branch, _SHARE * max(float(away), _NEAREST))
 
     def numbers(self) -> list[float]:
-        """What `FaceOn(*numbers)` makes again."""
+        """What `SmoothChart(*numbers)` makes again."""
         return [self.hand, self.branch, self.size]
 
-    def restored(self, numbers: list[float]) -> FaceOn:
+    def restored(self, numbers: list[float]) -> SmoothChart:
         """The chart of `numbers`."""
-        return FaceOn(*numbers)
+        return SmoothChart(*numbers)
 
     def limits(
         self, bounds: Tensor, periods: tuple[float | None, ...]
     ) -> tuple[Tensor, tuple[float | None, ...]]:
-        """Bounds (11, 2) and periods of the charted coordinates; V has none."""
+        """Bounds (11, 2) and periods of the charted coordinates; chi_PN and V have none."""
         bounds = bounds.clone()
-        bounds[_SINE:] = torch.tensor([-math.inf, math.inf]).double()
+        bounds[_CHI1] = bounds[_SINE:] = torch.tensor([-math.inf, math.inf]).double()
         return bounds, (*periods[:_SINE], None, None)
 
     def forward(self, simple: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +95,10 @@ class FaceOn:
         sine = simple[:, _SINE].clamp(-_POLE, _POLE)
         log_det = 2 * where.abs().log() - torch.log1p(-sine.square())
         log_det = log_det + 2 * stretch + _slope(distance, self.size).log()
-        charted = torch.cat([simple[:, :_SINE], torch.stack([flat.real, flat.imag], 1)], 1)
+        log_det = log_det + _slope_of_spin(simple).log()
+        charted = torch.cat(
+            [reduced_spin(simple)[:, :_SINE], torch.stack([flat.real, flat.imag], 1)], 1
+        )
         return charted, log_det
 
     def inverse(self, charted: Tensor) -> Tensor:
@@ -99,7 +109,10 @@ class FaceOn:
         square = where.abs().square()
         sine = self.hand * (square - 1) / (square + 1)
         longitude = torch.remainder(where.angle(), 2 * math.pi)
-        return torch.cat([charted[:, :_SINE], sine[:, None], longitude[:, None]], 1)
+        simple = torch.cat([charted[:, :_SINE], sine[:, None], longitude[:, None]], 1)
+        chi2 = charted[:, _CHI1 + 1] * _slope_of_spin(charted, lighter=True)
+        simple[:, _CHI1] = (charted[:, _CHI1] - chi2) / _slope_of_spin(charted)
+        return simple
 
     def _where(self, simple: Tensor) -> Tensor:
         """exp(Z - W) (n,)."""
@@ -113,6 +126,22 @@ class FaceOn:
         turn = (first * second.conj()).angle() - 4 * self.branch
         turn = torch.remainder(turn + math.pi, 2 * math.pi) - math.pi
         return torch.polar((first.abs() / second.abs()).pow(0.25), self.branch + turn / 4)
+
+
+def reduced_spin(simple: Tensor) -> Tensor:
+    """The (n, 11) simple coordinates with chi_PN in place of chi1."""
+    heavier, lighter = _slope_of_spin(simple), _slope_of_spin(simple, lighter=True)
+    reduced = simple.clone()
+    reduced[:, _CHI1] = heavier * simple[:, _CHI1] + lighter * simple[:, _CHI1 + 1]
+    return reduced
+
+
+def _slope_of_spin(points: Tensor, lighter: bool = False) -> Tensor:
+    """D chi_PN / d chi1 (n,), from 0.41 up, or that by the spin of the lighter black hole."""
+    symmetric = points[:, _CHI1 - 1]
+    apart = (1 - 4 * symmetric).clamp_min(0.0).sqrt()
+    mass = 0.5 * (1 - apart) if lighter else 0.5 * (1 + apart)
+    return mass - 38 / 113 * symmetric
 
 
 def _slope(distance: Tensor, size: float) -> Tensor:
