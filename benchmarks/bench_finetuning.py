@@ -125,8 +125,8 @@ def sizes(arguments: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--names", default="KG,RT", help="comma-separated")
-    parser.add_argument("--checkpoint", default="peptide-small")
+    parser.add_argument("--names", default="G,KG,RT", help="comma-separated")
+    parser.add_argument("--checkpoint", default="peptide")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--held-out", type=int, default=6000)

@@ -19,18 +19,21 @@ from gensci.samplers import make_sampler
 from gensci.systems.peptide import PeptideSystem
 
 
-def verdict(name: str, temperature: float, drawn_at: float | None, n: int, seed: int) -> dict:
+def verdict(
+    name: str, temperature: float, drawn_at: float | None, arguments: argparse.Namespace
+) -> dict:
     """What importance sampling says of its own weights; nothing is truncated."""
     system = PeptideSystem.from_text(name, temperature=temperature)
     target = system.target("cpu", torch.float32)
-    proposal = load_proposal("peptide-small", system.peptide, "cpu", temperature=drawn_at)
-    found = make_sampler("importance").run(target, proposal, n, seed=seed).meta["verdict"]
+    flow = load_proposal(arguments.checkpoint, system.peptide, "cpu", temperature=drawn_at)
+    samples = make_sampler("importance").run(target, flow, arguments.n, seed=arguments.seed)
+    found = samples.meta["verdict"]
     return {key: found[key] for key in ("ess_fraction", "khat", "log_z", "log_z_error")}
 
 
-def compare(name: str, temperature: float, n: int, seed: int) -> dict:
+def compare(name: str, temperature: float, arguments: argparse.Namespace) -> dict:
     """One row: the flow as trained, and steered."""
-    plain, steered = (verdict(name, temperature, t, n, seed) for t in (None, temperature))
+    plain, steered = (verdict(name, temperature, t, arguments) for t in (None, temperature))
     error = np.hypot(plain["log_z_error"], steered["log_z_error"])
     shift = float((steered["log_z"] - plain["log_z"]) / error)
     row = {"name": name, "temperature": temperature, "as_trained": plain, "steered": steered}
@@ -47,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", default="AA,WA", help="comma-separated")
     parser.add_argument("--temperatures", default="250,400,500", help="K, comma-separated")
+    parser.add_argument("--checkpoint", default="peptide")
     parser.add_argument("-n", type=int, default=4000, help="samples of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -54,11 +58,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [
-        compare(name, float(text), arguments.n, arguments.seed)
+        compare(name, float(text), arguments)
         for name in arguments.names.split(",")
         for text in arguments.temperatures.split(",")
     ]
-    record = {**environment(arguments.threads), "samples": arguments.n, "seed": arguments.seed}
+    record = {**environment(arguments.threads), "checkpoint": arguments.checkpoint}
+    record |= {"samples": arguments.n, "seed": arguments.seed}
     write_results(arguments.result, {**record, "rows": rows})
 
 

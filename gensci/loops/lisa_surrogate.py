@@ -85,9 +85,10 @@ class LisaEstimator:
 
     def fit(self, data: TrainingData, previous: Any, seed: int) -> LisaSurrogate:
         """Train on the signals of all rounds."""
+        start = None if previous is None else previous.likelihood
         fitted = NeuralLikelihood.fit(
             reduced_spin(data.theta), data.x, noise=data.noise, periods=PERIODS,
-            settings=self.settings, start=None if previous is None else previous.likelihood, seed=seed,
+            settings=self.settings, start=start, seed=seed,
         )  # fmt: skip
         return LisaSurrogate(fitted.observe(data.observation), self.setting)
 
