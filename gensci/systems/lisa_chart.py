@@ -5,7 +5,8 @@ Spins. The inspiral measures the reduced spin
     chi_PN = m1 chi1 + m2 chi2 - (38 / 113) eta (chi1 + chi2)      (masses over their sum),
 
 much better than either spin (Ajith 2011, arXiv:1107.1267). Along the other direction the first spin
-is a curve of the second and of the masses, and chi_PN is hardly one.
+is a curve of the second and of the masses, and chi_PN is hardly one. Where a posterior fills the
+range of chi1, its ends matter more, and chi1 stays.
 
 Sky. A face-on binary sends one circularly polarised wave, L = 0 for the other one. Amplitudes are
 uniform in L, inclinations in their cosine, and so the prior over simple coordinates goes as
@@ -39,6 +40,7 @@ _CHI1, _SINE, _LONGITUDE = 2, 9, 10
 _NEAREST = 1e-30  # a distance, so that the logarithm of none is finite
 _SHARE = 0.5  # of the usual distance, within which the spike is taken away
 _STEPS = 60
+_NEAR_AN_END, _FEW = 0.97, 1e-3  # of chi1; share of points
 _POLE = 1 - 1e-15
 
 
@@ -49,15 +51,19 @@ class SmoothChart:
         hand: 1 where binaries are near cos inclination 1 (L vanishes), -1 near -1 (R does).
         branch: longitude of the face-on sky, about which f / s has its branch.
         size: distance |D| within which the spike is taken away.
+        reduced: whether chi1 becomes chi_PN; 1 or 0.
     """
 
-    def __init__(self, hand: float = 1.0, branch: float = 0.0, size: float = 1.0) -> None:
-        self.hand, self.branch, self.size = hand, branch, size
+    def __init__(
+        self, hand: float = 1.0, branch: float = 0.0, size: float = 1.0, reduced: float = 1.0
+    ) -> None:
+        self.hand, self.branch, self.size, self.reduced = hand, branch, size, reduced
 
     def fitted(self, simple: Tensor) -> SmoothChart:
         """The chart for (n, 11) points of one sky: the likelier hand, its cut where few are.
 
-        Its size is half the median distance of the points from face-on.
+        Its size is half the median distance of the points from face-on. Spins are reduced where
+        hardly any point is near the end of the range of chi1.
         """
         right, left = circular_amplitudes(simple)
         hand = 1.0 if 2 * int((right.abs() > left.abs()).sum()) >= len(simple) else -1.0
@@ -67,11 +73,13 @@ class SmoothChart:
         turns = round((longitude - quarter) / (0.5 * math.pi))
         chart = SmoothChart(hand, quarter + turns * 0.5 * math.pi)
         away = (chart._where(simple) - 1).abs().median()
-        return SmoothChart(hand, chart.branch, _SHARE * max(float(away), _NEAREST))
+        size = _SHARE * max(float(away), _NEAREST)
+        near_an_end = float((simple[:, _CHI1].abs() > _NEAR_AN_END).double().mean())
+        return SmoothChart(hand, chart.branch, size, float(near_an_end < _FEW))
 
     def numbers(self) -> list[float]:
         """What `SmoothChart(*numbers)` makes again."""
-        return [self.hand, self.branch, self.size]
+        return [self.hand, self.branch, self.size, self.reduced]
 
     def restored(self, numbers: list[float]) -> SmoothChart:
         """The chart of `numbers`."""
@@ -82,7 +90,8 @@ class SmoothChart:
     ) -> tuple[Tensor, tuple[float | None, ...]]:
         """Bounds (11, 2) and periods of the charted coordinates; chi_PN and V have none."""
         bounds = bounds.clone()
-        bounds[_CHI1] = bounds[_SINE:] = torch.tensor([-math.inf, math.inf]).double()
+        free = [_CHI1, _SINE, _LONGITUDE] if self.reduced else [_SINE, _LONGITUDE]
+        bounds[free] = torch.tensor([-math.inf, math.inf]).double()
         return bounds, (*periods[:_SINE], None, None)
 
     def forward(self, simple: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,11 +104,11 @@ class SmoothChart:
         sine = simple[:, _SINE].clamp(-_POLE, _POLE)
         log_det = 2 * where.abs().log() - torch.log1p(-sine.square())
         log_det = log_det + 2 * stretch + _slope(distance, self.size).log()
+        sky = torch.stack([flat.real, flat.imag], 1)
+        if not self.reduced:
+            return torch.cat([simple[:, :_SINE], sky], 1), log_det
         log_det = log_det + _slope_of_spin(simple).log()
-        charted = torch.cat(
-            [reduced_spin(simple)[:, :_SINE], torch.stack([flat.real, flat.imag], 1)], 1
-        )
-        return charted, log_det
+        return torch.cat([reduced_spin(simple)[:, :_SINE], sky], 1), log_det
 
     def inverse(self, charted: Tensor) -> Tensor:
         """The (n, 11) simple coordinates of charted points."""
@@ -110,6 +119,8 @@ class SmoothChart:
         sine = self.hand * (square - 1) / (square + 1)
         longitude = torch.remainder(where.angle(), 2 * math.pi)
         simple = torch.cat([charted[:, :_SINE], sine[:, None], longitude[:, None]], 1)
+        if not self.reduced:
+            return simple
         chi2 = charted[:, _CHI1 + 1] * _slope_of_spin(charted, lighter=True)
         simple[:, _CHI1] = (charted[:, _CHI1] - chi2) / _slope_of_spin(charted)
         return simple
