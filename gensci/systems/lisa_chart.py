@@ -148,7 +148,7 @@ def reduced_spin(simple: Tensor) -> Tensor:
 
 
 def _slope_of_spin(points: Tensor, lighter: bool = False) -> Tensor:
-    """D chi_PN / d chi1 (n,), from 0.41 up, or that by the spin of the lighter black hole."""
+    """Slope of chi_PN by chi1 (n,), 0.41 or more, or by the spin of the lighter black hole."""
     symmetric = points[:, _CHI1 - 1]
     apart = (1 - 4 * symmetric).clamp_min(0.0).sqrt()
     mass = 0.5 * (1 - apart) if lighter else 0.5 * (1 + apart)
@@ -156,7 +156,7 @@ def _slope_of_spin(points: Tensor, lighter: bool = False) -> Tensor:
 
 
 def _slope(distance: Tensor, size: float) -> Tensor:
-    """D ln |V| / d ln |D|, from 1/4 within the size to 1."""
+    """Slope of ln |V| by ln |D|, from 1/4 within the size to 1."""
     return 0.25 + 0.75 * distance / (distance + size)
 
 

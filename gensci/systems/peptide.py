@@ -171,7 +171,7 @@ class PeptideSystem:
         """Conformations with random backbone and side-chain torsions, relaxed.
 
         Draws are made until ``n`` have natural handedness and an energy that rules out a side chain
-        threaded through a ring.
+        threaded through a ring. Equal atoms are named as the target counts them.
 
         Returns:
             (n, atoms, 3) float32 nm.
@@ -185,6 +185,7 @@ class PeptideSystem:
         for _ in range(_DRAWS):
             scattered = self.peptide.scattered(n, generator).float()
             x, energy = relax(force_field, scattered, _RELAX_STEPS)
+            x = self.peptide.canonical(x)  # clashes may invert a methyl
             usable = self.natural(x) & (energy < energy.min() + margin)
             found.append(x[usable])
             if sum(map(len, found)) >= n:
