@@ -65,7 +65,7 @@ LEARNED_NOISE = LikelihoodSettings(
 )  # fmt: skip
 ROUNDS = LoopSettings(
     rounds=5, simulations=(600, 800, 1000, 1200, 1500), defensive=0.1, temperature=4.0,
-    draws=2000, num_samples=8000, stop_change=0.05,
+    draws=2000, num_samples=8000, stop_change=0.03,
 )  # fmt: skip
 LARGER_ROUNDS = replace(ROUNDS, rounds=4, simulations=(1000, 1500, 2000, 2000))
 SHORT = Tempering(num_walkers=400, warmup=150, thinning=10)
