@@ -24,7 +24,8 @@ sky in its middle, the coordinates are
     V = D (1 + size / |D|)^(3/4),
 
 D itself where |D| is large, and within `size` a multiple of D |D|^(-3/4), whose volume takes the
-spike away: d^2V ~ |D|^(-3/2) d^2D. V may be any complex number.
+spike away: d^2V ~ |D|^(-3/2) d^2D. V may be any complex number. A posterior that does not come near
+face-on keeps latitude and longitude.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _SHARE = 0.5  # of the usual distance, within which the spike is taken away
 _STEPS = 60
 _NEAR_AN_END, _FEW = 0.97, 1e-3  # of chi1; share of points
 _POLE = 1 - 1e-15
+_FACE_ON = 1e-3  # of the weaker to the stronger wave: cos inclination 0.94
 
 
 class SmoothChart:
@@ -52,18 +54,26 @@ class SmoothChart:
         branch: longitude of the face-on sky, about which f / s has its branch.
         size: distance |D| within which the spike is taken away.
         reduced: whether chi1 becomes chi_PN; 1 or 0.
+        sky: whether latitude and longitude become V; 1 or 0.
     """
 
     def __init__(
-        self, hand: float = 1.0, branch: float = 0.0, size: float = 1.0, reduced: float = 1.0
+        self,
+        hand: float = 1.0,
+        branch: float = 0.0,
+        size: float = 1.0,
+        reduced: float = 1.0,
+        sky: float = 1.0,
     ) -> None:
-        self.hand, self.branch, self.size, self.reduced = hand, branch, size, reduced
+        self.hand, self.branch, self.size = hand, branch, size
+        self.reduced, self.sky = reduced, sky
 
     def fitted(self, simple: Tensor) -> SmoothChart:
         """The chart for (n, 11) points of one sky: the likelier hand, its cut where few are.
 
         Its size is half the median distance of the points from face-on. Spins are reduced where
-        hardly any point is near the end of the range of chi1.
+        hardly any point is near the end of the range of chi1, the sky is charted where some point
+        is near face-on.
         """
         right, left = circular_amplitudes(simple)
         hand = 1.0 if 2 * int((right.abs() > left.abs()).sum()) >= len(simple) else -1.0
@@ -75,11 +85,18 @@ class SmoothChart:
         away = (chart._where(simple) - 1).abs().median()
         size = _SHARE * max(float(away), _NEAREST)
         near_an_end = float((simple[:, _CHI1].abs() > _NEAR_AN_END).double().mean())
-        return SmoothChart(hand, chart.branch, size, float(near_an_end < _FEW))
+        weak, strong = (
+            torch.minimum(right.abs(), left.abs()),
+            torch.maximum(right.abs(), left.abs()),
+        )
+        face_on = float((weak < _FACE_ON * strong).double().mean())
+        return SmoothChart(
+            hand, chart.branch, size, float(near_an_end < _FEW), float(face_on > _FEW)
+        )
 
     def numbers(self) -> list[float]:
         """What `SmoothChart(*numbers)` makes again."""
-        return [self.hand, self.branch, self.size, self.reduced]
+        return [self.hand, self.branch, self.size, self.reduced, self.sky]
 
     def restored(self, numbers: list[float]) -> SmoothChart:
         """The chart of `numbers`."""
@@ -89,40 +106,47 @@ class SmoothChart:
         self, bounds: Tensor, periods: tuple[float | None, ...]
     ) -> tuple[Tensor, tuple[float | None, ...]]:
         """Bounds (11, 2) and periods of the charted coordinates; chi_PN and V have none."""
-        bounds = bounds.clone()
-        free = [_CHI1, _SINE, _LONGITUDE] if self.reduced else [_SINE, _LONGITUDE]
-        bounds[free] = torch.tensor([-math.inf, math.inf]).double()
+        bounds, free = bounds.clone(), torch.tensor([-math.inf, math.inf]).double()
+        if self.reduced:
+            bounds[_CHI1] = free
+        if not self.sky:
+            return bounds, periods
+        bounds[_SINE:] = free
         return bounds, (*periods[:_SINE], None, None)
 
     def forward(self, simple: Tensor) -> tuple[Tensor, Tensor]:
         """Charted points (n, 11), and ln |d charted / d simple| (n,)."""
+        charted, log_det = simple.clone(), simple.new_zeros(len(simple))
+        if self.reduced:
+            charted = reduced_spin(simple)
+            log_det = log_det + _slope_of_spin(simple).log()
+        if not self.sky:
+            return charted, log_det
         where = self._where(simple)
         away = where - 1
         distance = away.abs().clamp_min(_NEAREST)
         stretch = 0.75 * torch.log1p(self.size / distance)
         flat = away * stretch.exp()
         sine = simple[:, _SINE].clamp(-_POLE, _POLE)
-        log_det = 2 * where.abs().log() - torch.log1p(-sine.square())
+        log_det = log_det + 2 * where.abs().log() - torch.log1p(-sine.square())
         log_det = log_det + 2 * stretch + _slope(distance, self.size).log()
         sky = torch.stack([flat.real, flat.imag], 1)
-        if not self.reduced:
-            return torch.cat([simple[:, :_SINE], sky], 1), log_det
-        log_det = log_det + _slope_of_spin(simple).log()
-        return torch.cat([reduced_spin(simple)[:, :_SINE], sky], 1), log_det
+        return torch.cat([charted[:, :_SINE], sky], 1), log_det
 
     def inverse(self, charted: Tensor) -> Tensor:
         """The (n, 11) simple coordinates of charted points."""
+        simple = charted.clone()
+        if self.reduced:
+            chi2 = charted[:, _CHI1 + 1] * _slope_of_spin(charted, lighter=True)
+            simple[:, _CHI1] = (charted[:, _CHI1] - chi2) / _slope_of_spin(charted)
+        if not self.sky:
+            return simple
         flat = torch.complex(charted[:, _SINE], charted[:, _LONGITUDE])
         far = flat.abs().clamp_min(_NEAREST)
         where = (1 + flat * (_distance(far, self.size) / far)) * self._face_on(charted)
         square = where.abs().square()
-        sine = self.hand * (square - 1) / (square + 1)
-        longitude = torch.remainder(where.angle(), 2 * math.pi)
-        simple = torch.cat([charted[:, :_SINE], sine[:, None], longitude[:, None]], 1)
-        if not self.reduced:
-            return simple
-        chi2 = charted[:, _CHI1 + 1] * _slope_of_spin(charted, lighter=True)
-        simple[:, _CHI1] = (charted[:, _CHI1] - chi2) / _slope_of_spin(charted)
+        simple[:, _SINE] = self.hand * (square - 1) / (square + 1)
+        simple[:, _LONGITUDE] = torch.remainder(where.angle(), 2 * math.pi)
         return simple
 
     def _where(self, simple: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def test_a_run_is_weighed_by_the_density_of_its_own_pass(checkpoint, tmp_path):
         assert main(sample_command(checkpoint, out, "--proposal.precision", precision)) == 0
         settings = json.loads((out / "run.json").read_text())["settings"]
         assert settings.get("proposal.precision", "float32") == precision
-        arrays = np.load(out / "samples.npz")
+        with np.load(out / "samples.npz") as file:
+            arrays = dict(file)
         ratio = arrays["log_target"] - arrays["log_proposal"] - arrays["log_weight"]
         assert np.ptp(ratio) < 1e-6
         positions = torch.from_numpy(arrays["positions"])

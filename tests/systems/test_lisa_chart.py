@@ -25,20 +25,24 @@ def simple(problem):
     return to_simple(theta, problem.setting)
 
 
-@pytest.mark.parametrize("reduced", [1.0, 0.0])
+CHARTS = [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)]
+"""Spins reduced or not; sky charted or not."""
+
+
+@pytest.mark.parametrize("parts", CHARTS)
 @pytest.mark.parametrize("hand", [1.0, -1.0])
-def test_chart_is_undone(simple, hand, reduced):
-    chart = SmoothChart(hand, 2.0, 0.4, reduced)
+def test_chart_is_undone(simple, hand, parts):
+    chart = SmoothChart(hand, 2.0, 0.4, *parts)
     charted, _ = chart.forward(simple)
     torch.testing.assert_close(chart.inverse(charted), simple, rtol=1e-8, atol=1e-8)
     again, _ = chart.forward(chart.inverse(3 * charted))
     torch.testing.assert_close(again[:, 9:], 3 * charted[:, 9:], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("reduced", [1.0, 0.0])
+@pytest.mark.parametrize("parts", CHARTS)
 @pytest.mark.parametrize("hand", [1.0, -1.0])
-def test_volume_is_that_of_autograd(simple, hand, reduced):
-    chart = SmoothChart(hand, 2.0, 0.4, reduced)
+def test_volume_is_that_of_autograd(simple, hand, parts):
+    chart = SmoothChart(hand, 2.0, 0.4, *parts)
     slopes = torch.stack(
         [torch.autograd.functional.jacobian(lambda x: chart.forward(x[None])[0][0], row)
          for row in simple[:20]]
@@ -94,7 +98,8 @@ def test_flow_finds_the_posterior_at_face_on(problem):
     """
     prior = SimplePrior(problem.prior, problem.setting)
     truth = to_simple(problem.truth[None], problem.setting)
-    chart = SmoothChart().fitted(truth)
+    found = SmoothChart().fitted(truth)
+    chart = SmoothChart(found.hand, found.branch, found.size)
     middle = chart.forward(truth)[0]
     generator = stream(0, "face-on")
     width = torch.tensor([1e-3] * 9 + [0.3, 0.3]).double()
@@ -193,3 +198,15 @@ def test_spins_are_reduced_where_few_points_are_at_the_end_of_their_range(proble
     assert everywhere.limits(prior.bounds, prior.periods)[0][2].isfinite().all()
     assert not local.limits(prior.bounds, prior.periods)[0][2].isfinite().any()
     assert SmoothChart().restored(local.numbers()).numbers() == local.numbers()
+
+
+@pytest.mark.parametrize(("cosine", "charted"), [(0.5, 0.0), (0.97, 1.0), (-0.97, 1.0)])
+def test_the_sky_is_charted_where_points_are_near_face_on(problem, cosine, charted):
+    prior = SimplePrior(problem.prior, problem.setting)
+    theta = problem.truth.repeat(100, 1)
+    theta[:, INCLINATION] = cosine
+    chart = SmoothChart().fitted(to_simple(theta, problem.setting))
+    assert chart.sky == charted
+    bounds, periods = chart.limits(prior.bounds, prior.periods)
+    assert bounds[9:].isfinite().all() != bool(charted)
+    assert (periods[10] is None) == bool(charted)
