@@ -47,11 +47,13 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "lisa-inference.json"
-    record = json.loads(path.read_text()) if path.exists() else {"problems": {}}
-    record["environment"] = environment(1)
     for name in chosen.problems:
         entry = name if chosen.seed == 1 else f"{name}, seed {chosen.seed}"
-        record["problems"][entry] = one(name, chosen.work, chosen.seed, chosen.checkpoint)
+        row = one(name, chosen.work, chosen.seed, chosen.checkpoint)
+        # read only now: another process may have added rows meanwhile
+        record = json.loads(path.read_text()) if path.exists() else {"problems": {}}
+        record["environment"] = environment(1)
+        record["problems"][entry] = row
         write_results("lisa-inference", record)
 
 
