@@ -70,6 +70,11 @@ ROUNDS = LoopSettings(
 LARGER_ROUNDS = replace(ROUNDS, rounds=4, simulations=(1000, 1500, 2000, 2000))
 SHORT = Tempering(num_walkers=400, warmup=150, thinning=10)
 LONG = Tempering(num_walkers=400, warmup=500, thinning=30)
+# binaries seen face-on lie six deviations out in whitened coordinates
+REWEIGHT = ReweightSettings(
+    fit_draws=40_000, rehearsal_draws=60_000,
+    proposal=ProposalSettings(bins=12, tail_bound=8.0, steps=2000, patience=20),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,16 +104,7 @@ class LisaSettings:
     loop: LoopSettings = ROUNDS
     likelihood: LikelihoodSettings | None = None
     tempering: Tempering = SHORT
-    reweight: ReweightSettings | None = field(
-        default_factory=lambda: ReweightSettings(
-            rehearsal_draws=60_000,
-            fit_draws=40_000,
-            # binaries seen face-on lie six deviations out in whitened coordinates
-            proposal=ProposalSettings(
-                layers=4, hidden=64, bins=12, tail_bound=8.0, steps=2000, patience=20
-            ),
-        )
-    )
+    reweight: ReweightSettings | None = REWEIGHT
 
     def __post_init__(self) -> None:
         if self.summary not in SUMMARIES:

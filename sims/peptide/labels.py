@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..molecule.handedness import neighbours
+
 from .chirality import is_natural
 
 # Torsions that tell one naming from the other, and the names that half a turn exchanges. The
@@ -102,10 +104,14 @@ def canonical(x: Tensor, reference: Tensor, groups: tuple[PlanarGroup, ...]) -> 
     for group in groups:
         row = torch.tensor([group.torsion], device=x.device)
         side = torsion_cosines(reference[None].to(x), row).sign()
-        other = torsion_cosines(x, row)[:, 0] * side[0, 0] < 0
-        for a, b in group.swaps:
-            x[other, a], x[other, b] = x[other, b], x[other, a]
+        _exchange(x, torsion_cosines(x, row)[:, 0] * side[0, 0] < 0, group.swaps)
     return x
+
+
+def _exchange(x: Tensor, rows: Tensor, swaps: tuple[tuple[int, int], ...]) -> None:
+    """Exchange atoms of pairs in some of the rows (n,) of x, in place."""
+    for a, b in swaps:
+        x[rows, a], x[rows, b] = x[rows, b], x[rows, a]
 
 
 class Fork(NamedTuple):
@@ -135,34 +141,31 @@ def forks(
         reference: (atoms, 3) the built geometry.
         chiral: (k, 4) the stereocentres, whose neighbours all differ; see ``chirality``.
     """
-    bound: list[list[int]] = [[] for _ in elements]
-    for a, b in bonds:
-        bound[a].append(b)
-        bound[b].append(a)
+    bound = neighbours(len(elements), bonds)
     handed = set(chiral[:, 0].tolist())
     found = []
     for hub, around in enumerate(bound):
         if len(around) != 4 or hub in handed:
             continue
-        centre = (hub, *sorted(around)[:3])
+        centre = (hub, *around[:3])
         if not is_natural(reference[None], torch.tensor([centre])):
             centre = (hub, centre[2], centre[1], centre[3])
-        found.append(Fork(centre, _alike(hub, sorted(around), elements, bound)))
+        found.append(Fork(centre, _alike(hub, elements, bound)))
     return tuple(sorted(found, key=lambda fork: -len(fork.swaps)))
 
 
 def _alike(
-    hub: int, around: list[int], elements: Sequence[str], bound: list[list[int]]
+    hub: int, elements: Sequence[str], bound: list[list[int]]
 ) -> tuple[tuple[int, int], ...]:
     """Two equal neighbours with what hangs on them: hydrogens, or else methyls."""
 
     def hydrogens(atom: int) -> list[int]:
-        return sorted(other for other in bound[atom] if elements[other] == "H")
+        return [other for other in bound[atom] if elements[other] == "H"]
 
-    own = [atom for atom in around if elements[atom] == "H"]
+    own = hydrogens(hub)
     if len(own) >= 2:
         return ((own[-2], own[-1]),)
-    methyls = [atom for atom in around if elements[atom] == "C" and len(hydrogens(atom)) == 3]
+    methyls = [atom for atom in bound[hub] if elements[atom] == "C" and len(hydrogens(atom)) == 3]
     if len(methyls) != 2:
         raise ValueError(f"the neighbours of atom {hub} all differ, and it is no stereocentre")
     one, two = methyls
@@ -173,9 +176,7 @@ def uninverted(x: Tensor, groups: tuple[Fork, ...]) -> Tensor:
     """The same structures (n, atoms, 3) with the equal neighbours of forks named as usual."""
     x = x.clone()
     for group in groups:
-        other = ~is_natural(x, torch.tensor([group.centre]))
-        for a, b in group.swaps:
-            x[other, a], x[other, b] = x[other, b], x[other, a]
+        _exchange(x, ~is_natural(x, torch.tensor([group.centre])), group.swaps)
     return x
 
 
@@ -191,9 +192,8 @@ def exchanged_names(
     def decide(usual: Tensor, swaps: tuple[tuple[int, int], ...]) -> None:
         if 2 * int(usual.sum()) >= len(usual):
             return
-        for a, b in swaps:
-            x[:, [a, b]] = x[:, [b, a]]
-            pairs.append((a, b))
+        _exchange(x, torch.ones_like(usual), swaps)
+        pairs.extend(swaps)
 
     for fork in tetrahedral:
         decide(is_natural(x, torch.tensor([fork.centre])), fork.swaps)
