@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..molecule.handedness import neighbours
-
 from .chirality import is_natural
 
 # Torsions that tell one naming from the other, and the names that half a turn exchanges. The
