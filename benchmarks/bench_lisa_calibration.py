@@ -100,7 +100,7 @@ def checks(
 
 def posteriors_of(arena: Arena, candidate: Candidate) -> ManyPosteriors:
     """The way to posteriors that is judged."""
-    return ManyPosteriors(arena.prior, candidate.rows, at_once=50, **SAMPLER)
+    return ManyPosteriors(arena.prior, candidate.log_prob, at_once=50, **SAMPLER)
 
 
 def injections(
@@ -151,7 +151,7 @@ def judge(
         "tarp_white": {"inside_band": white.inside, "pvalue": white.pvalue,
                        "dispersion": white.dispersion},
         "information_gain_nats": gain, "cpu_seconds_per_injection": cpu / options.injections,
-        "training": candidate.report,
+        "training": candidate.learned.report,
     }  # fmt: skip
     return told, report
 
@@ -168,8 +168,7 @@ def at_the_observation(
     )  # fmt: skip
     draws = posteriors_of(arena, candidate).draw(x[None], stream(seed, "observation"))[0]
     local = test.test(white(draws), (x @ directions) / SPREAD)
-    network = candidate.rows.__self__  # type: ignore[attr-defined]
-    check = predictive_check(x, network.sample(draws, stream(seed, "predicted")))
+    check = predictive_check(x, candidate.sample(draws, stream(seed, "predicted")))
     distance = check.statistics["distance"]
     off = (draws.mean(0) - arena.problem.truth) / draws.std(0)
     found = {
@@ -220,12 +219,8 @@ def information_gain(arena: Arena, runs: CalibrationRuns) -> float:
 def check_noise(arena: Arena, candidate: Candidate, options: argparse.Namespace) -> dict[str, Any]:
     """Noise that the network draws beside true noise, in the directions of the signal."""
     n = 1000 if options.quick else 2000
-    network = candidate.rows.__self__  # type: ignore[attr-defined]
     centre = arena.problem.truth.expand(n, -1)
-    with torch.no_grad():
-        member = network.network.members[0]
-        mean = member.data.inverse(member.centre.moments(member.features(centre))[0])
-    false = network.sample(centre, stream(options.seed, "false")) - mean
+    false = candidate.noise(centre, stream(options.seed, "false"))
     silent = arena.bins.signal(arena.problem.truth[None])
     true = arena.simulate(arena.problem.truth.expand(n, -1), stream(options.seed, "true")) - silent
     directions = arena.directions()
@@ -256,7 +251,7 @@ def check_exact(arena: Arena, candidate: Candidate, options: argparse.Namespace)
     truth = arena.prior.sample(runs, stream(options.seed, "exact"))
     x = arena.simulate(truth, stream(options.seed, "exact", "noise"))
     drawn = []
-    for number, rows in enumerate((candidate.rows, arena.exact, arena.exact)):
+    for number, rows in enumerate((candidate.log_prob, arena.exact, arena.exact)):
         posteriors = ManyPosteriors(arena.prior, rows, particles=particles, at_once=1)
         drawn.append(posteriors.draw(x, stream(options.seed, "exact", number)).numpy())
         print(f"  exact check: {number + 1} of 3 sets of draws", flush=True)

@@ -112,7 +112,7 @@ def again(samples: SampleSet, target: PosteriorTarget, wide: WideProposal, seed:
     images = wide.images if len(wide.images.skies) > 1 else None
     flow = ProposalFlow.fit(
         samples.x["theta"], wide.prior, blocks=samples.chain, images=images,
-        chart=SmoothChart(), settings=FLOW, seed=seed,
+        chart=SmoothChart.of(wide.prior), settings=FLOW, seed=seed,
     )  # fmt: skip
     sampler = Tempering(num_walkers=WALKERS, warmup=40, thinning=12)
     return sampler.run(target, flow, ROWS, seed=seed, batch_size=BATCH)

@@ -15,14 +15,16 @@ from torch import Generator, Tensor
 from gensci.core.priors import Prior
 from gensci.core.random import stream
 from gensci.loops.lisa_inference import LEARNED_NOISE
-from gensci.loops.many_posteriors import RowLikelihood
+from gensci.loops.lisa_surrogate import PERIODS
 from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood
+from gensci.systems.lisa_coordinates import to_simple
 from gensci.systems.lisa_cut import CutSplines
 from gensci.systems.lisa_heterodyne import as_real
 from gensci.systems.lisa_information import jacobian
 from gensci.systems.lisa_noise import Gap, Gaussian
 from gensci.systems.lisa_observation import Observation, make_observation
 from gensci.systems.lisa_problem import Problem
+from gensci.systems.lisa_setting import Setting
 from gensci.systems.lisa_summaries import HeterodynedBins
 
 NODES = 40
@@ -83,16 +85,32 @@ class Candidate:
     Attributes:
         name: of it.
         words: what it takes for granted.
-        rows: log-likelihoods of rows of summaries and parameters.
-        report: of training.
+        learned: over simple coordinates.
+        setting: of the data.
         folder: where its parts are kept.
     """
 
     name: str
     words: str
-    rows: RowLikelihood
-    report: dict[str, Any]
+    learned: NeuralLikelihood
+    setting: Setting
     folder: Path
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Log-likelihoods (n,) of rows of summaries and binaries."""
+        return self.learned.log_prob(x, to_simple(theta, self.setting))
+
+    def sample(self, theta: Tensor, generator: Generator) -> Tensor:
+        """Summaries (n, dim) of binaries (n, 11)."""
+        return self.learned.sample(to_simple(theta, self.setting), generator)
+
+    @torch.no_grad()
+    def noise(self, theta: Tensor, generator: Generator) -> Tensor:
+        """Draws (n, dim) of the learned noise."""
+        member = self.learned.network.members[0]
+        simple = to_simple(theta, self.setting)
+        mean = member.data.inverse(member.centre.moments(member.features(simple))[0])
+        return self.learned.sample(simple, generator) - mean
 
 
 class Arena:
@@ -176,9 +194,11 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Train the named likelihoods of one problem on the same waveforms, or read them from `work`.
 
-    The noise is learned as `gensci infer` learns it, where `steps` is not cut short for a look.
+    Mean and noise are learned in the coordinates of `gensci infer`, the noise at as much length,
+    where `steps` is not cut short for a look.
     """
     theta = arena.prior.sample(waveforms, stream(seed, "training"))
+    simple = to_simple(theta, arena.setting)
     mean = LikelihoodSettings(kind="gaussian", steps=steps, batch=250)
     noise = replace(LEARNED_NOISE, steps=2 * steps, noise_steps=2 * steps)
     plain = arena.bins.signal(theta)
@@ -199,7 +219,7 @@ def candidates(
         if not _trained_so(folder, settings):
             cpu = time.process_time()
             learned = NeuralLikelihood.fit(
-                theta, signals, noise=noise_draws, settings=settings, seed=seed
+                simple, signals, noise=noise_draws, periods=PERIODS, settings=settings, seed=seed
             )
             learned.report["cpu_seconds"] = time.process_time() - cpu
             shutil.rmtree(folder, ignore_errors=True)
@@ -207,7 +227,7 @@ def candidates(
         learned = NeuralLikelihood.load(folder)
         report = learned.report
         print(f"  {name}: {report['cpu_seconds']:.0f} CPU-s, noise {report['noise']}", flush=True)
-        yield Candidate(name, words, learned.log_prob, report, folder)
+        yield Candidate(name, words, learned, arena.setting, folder)
 
 
 def _trained_so(folder: Path, settings: LikelihoodSettings) -> bool:

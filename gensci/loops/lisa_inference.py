@@ -207,15 +207,16 @@ def _reweighted(
     """The exact posterior, made or read from the store."""
     prior, images = parts.wide.prior, _skies(parts.wide)
     known = store.load_state("reweighted")
+    chart = SmoothChart.of(prior)
     if known is None:
         surrogate = PosteriorTarget(prior, result.surrogate.log_likelihood, parts.wide.images)
         made = reweight(
-            result.posterior, parts.target, surrogate=surrogate, images=images, chart=SmoothChart(),
+            result.posterior, parts.target, surrogate=surrogate, images=images, chart=chart,
             settings=settings, seed=seed, say=say,
         )  # fmt: skip
         known = pack(made)
         store.save_state("reweighted", known)
-    return unpack(known, prior, images, SmoothChart())
+    return unpack(known, prior, images, chart)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ from gensci.models.checkpoint import find_checkpoint
 from gensci.models.neural_likelihood import LikelihoodSettings, NeuralLikelihood
 from gensci.models.proposal_flow import ProposalFlow
 from gensci.nn.conditional_flow import FlowEnsemble
-from gensci.systems.lisa_chart import SmoothChart, reduced_spin
+from gensci.systems.lisa_chart import SmoothChart
 from gensci.systems.lisa_coordinates import (
     COPIES,
+    SIMPLE,
     Images,
     SimplePrior,
     from_simple,
@@ -48,14 +49,10 @@ class LisaSurrogate:
     Args:
         likelihood: of the summary; it has its observation.
         setting: of the data.
-        reduced: whether the network is told the reduced spin in place of chi1, in which signals
-            bend less.
     """
 
-    def __init__(
-        self, likelihood: NeuralLikelihood, setting: Setting, reduced: bool = True
-    ) -> None:
-        self.likelihood, self.setting, self.reduced = likelihood, setting, reduced
+    def __init__(self, likelihood: NeuralLikelihood, setting: Setting) -> None:
+        self.likelihood, self.setting = likelihood, setting
 
     @property
     def report(self) -> dict[str, Any]:
@@ -65,8 +62,7 @@ class LisaSurrogate:
     @torch.no_grad()
     def log_likelihood(self, simple: Tensor) -> Tensor:
         """The (n,) log-likelihoods of (n, 11) points, in nats up to a constant."""
-        told = reduced_spin(simple) if self.reduced else simple
-        return self.likelihood.log_likelihood(told)
+        return self.likelihood.log_likelihood(simple)
 
 
 class LisaEstimator:
@@ -87,7 +83,7 @@ class LisaEstimator:
         """Train on the signals of all rounds."""
         start = None if previous is None else previous.likelihood
         fitted = NeuralLikelihood.fit(
-            reduced_spin(data.theta), data.x, noise=data.noise, periods=PERIODS,
+            data.theta, data.x, noise=data.noise, periods=PERIODS,
             settings=self.settings, start=start, seed=seed,
         )  # fmt: skip
         return LisaSurrogate(fitted.observe(data.observation), self.setting)
@@ -96,7 +92,6 @@ class LisaEstimator:
         """Weights, observation and report as tensors."""
         network = surrogate.likelihood.network
         note = {"settings": network.settings, "report": surrogate.report}
-        note["reduced_spin"] = surrogate.reduced
         weights = {f"network/{name}": value for name, value in network.state_dict().items()}
         observation = surrogate.likelihood.observation
         return {**weights, "observation": observation, "note": text_tensor(note)}
@@ -110,7 +105,7 @@ class LisaEstimator:
             {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         )
         likelihood = NeuralLikelihood(network, tensors["observation"], note["report"])
-        return LisaSurrogate(likelihood, self.setting, note.get("reduced_spin", False))
+        return LisaSurrogate(likelihood, self.setting)
 
 
 class SignalSimulator:
@@ -222,7 +217,7 @@ def save_surrogate(
         meta: problem, seed, counts and metrics, as JSON can hold them.
     """
     about = {"prior": prior.to_json(), "setting": surrogate.setting.to_json()}
-    about["reduced_spin"] = surrogate.reduced
+    about["coordinates"] = list(SIMPLE)
     path = surrogate.likelihood.save(folder, {**meta, **about, "skies": skies.tolist()})
     flow.save(Path(folder) / "proposal")
     return path
@@ -242,10 +237,14 @@ def load_surrogate(source: str | Path = "lisa-loud") -> ShippedSurrogate:
     meta = load_checkpoint(folder)[2]
     if "setting" not in meta or "skies" not in meta:
         raise UsageError(f"{source} holds no surrogate of a LISA observation", "give lisa-loud")
+    if meta.get("coordinates") != list(SIMPLE):
+        raise UsageError(
+            f"{source} was made over other coordinates by another version of gensci",
+            "make it again: gensci infer --system lisa:mbhb",
+        )
     setting, prior = Setting(**meta["setting"]), Prior.from_json(meta["prior"])
+    simple = SimplePrior(prior, setting)
     images = Images(torch.tensor(meta["skies"]))
-    flow = ProposalFlow.load(
-        folder / "proposal", images, SimplePrior(prior, setting), SmoothChart()
-    )
-    surrogate = LisaSurrogate(likelihood, setting, meta.get("reduced_spin", False))
+    flow = ProposalFlow.load(folder / "proposal", images, simple, SmoothChart.of(simple))
+    surrogate = LisaSurrogate(likelihood, setting)
     return ShippedSurrogate(surrogate, flow, prior, setting, meta)

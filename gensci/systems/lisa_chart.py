@@ -1,12 +1,7 @@
 """Coordinates of a binary in which its posterior bends little and the prior has no spike.
 
-Spins. The inspiral measures the reduced spin
-
-    chi_PN = m1 chi1 + m2 chi2 - (38 / 113) eta (chi1 + chi2)      (masses over their sum),
-
-much better than either spin (Ajith 2011, arXiv:1107.1267). Along the other direction the first spin
-is a curve of the second and of the masses, and chi_PN is hardly one. Where a posterior fills the
-range of chi1, its ends matter more, and chi1 stays.
+Spins. The reduced spin of `lisa_coordinates` has slanted ends, which would be cut out of a flow.
+Where a posterior comes near an end of the range of chi1, chi1 takes its place.
 
 Sky. A face-on binary sends one circularly polarised wave, L = 0 for the other one. Amplitudes are
 uniform in L, inclinations in their cosine, and so the prior over simple coordinates goes as
@@ -35,26 +30,32 @@ import math
 import torch
 from torch import Tensor
 
-from gensci.systems.lisa_coordinates import circular_amplitudes
+from gensci.systems.lisa_coordinates import (
+    SimplePrior,
+    circular_amplitudes,
+    first_spin,
+    spin_slopes,
+)
 
-_CHI1, _SINE, _LONGITUDE = 2, 9, 10
+_RATIO, _SPIN, _SINE, _LONGITUDE = 1, 2, 9, 10
 _NEAREST = 1e-30  # a distance, so that the logarithm of none is finite
 _SHARE = 0.5  # of the usual distance, within which the spike is taken away
 _STEPS = 60
-_NEAR_AN_END, _FEW = 0.97, 1e-3  # of chi1; share of points
+_NEAR_AN_END, _FEW = 0.015, 1e-3  # share of the range of chi1; share of points
 _POLE = 1 - 1e-15
 _FACE_ON = 1e-3  # of the weaker to the stronger wave: cos inclination 0.94
 
 
 class SmoothChart:
-    """A chart of simple coordinates: chi1 becomes chi_PN, sine of latitude and longitude V.
+    """A chart of simple coordinates: the reduced spin becomes chi1, the sky becomes V.
 
     Args:
         hand: 1 where binaries are near cos inclination 1 (L vanishes), -1 near -1 (R does).
         branch: longitude of the face-on sky, about which f / s has its branch.
         size: distance |D| within which the spike is taken away.
-        reduced: whether chi1 becomes chi_PN; 1 or 0.
+        first: whether the reduced spin becomes chi1; 1 or 0.
         sky: whether latitude and longitude become V; 1 or 0.
+        spins: lowest and highest chi1 of the prior.
     """
 
     def __init__(
@@ -62,18 +63,26 @@ class SmoothChart:
         hand: float = 1.0,
         branch: float = 0.0,
         size: float = 1.0,
-        reduced: float = 1.0,
+        first: float = 0.0,
         sky: float = 1.0,
+        *,
+        spins: tuple[float, float] = (-1.0, 1.0),
     ) -> None:
         self.hand, self.branch, self.size = hand, branch, size
-        self.reduced, self.sky = reduced, sky
+        self.first, self.sky, self.spins = first, sky, spins
+
+    @classmethod
+    def of(cls, prior: SimplePrior) -> SmoothChart:
+        """The kind for posteriors under this prior, to be fitted."""
+        low, high = prior.binaries.bounds[_SPIN].tolist()
+        return cls(spins=(low, high))
 
     def fitted(self, simple: Tensor) -> SmoothChart:
         """The chart for (n, 11) points of one sky: the likelier hand, its cut where few are.
 
-        Its size is half the median distance of the points from face-on. Spins are reduced where
-        hardly any point is near the end of the range of chi1, the sky is charted where some point
-        is near face-on.
+        Its size is half the median distance of the points from face-on. The first spin is taken
+        where some points are near an end of its range, the sky is charted where some are near
+        face-on.
         """
         right, left = circular_amplitudes(simple)
         hand = 1.0 if 2 * int((right.abs() > left.abs()).sum()) >= len(simple) else -1.0
@@ -84,31 +93,28 @@ class SmoothChart:
         chart = SmoothChart(hand, quarter + turns * 0.5 * math.pi)
         away = (chart._where(simple) - 1).abs().median()
         size = _SHARE * max(float(away), _NEAREST)
-        near_an_end = float((simple[:, _CHI1].abs() > _NEAR_AN_END).double().mean())
-        weak, strong = (
-            torch.minimum(right.abs(), left.abs()),
-            torch.maximum(right.abs(), left.abs()),
-        )
+        near_an_end = float(self._near_an_end(first_spin(simple)).double().mean())
+        weak = torch.minimum(right.abs(), left.abs())
+        strong = torch.maximum(right.abs(), left.abs())
         face_on = float((weak < _FACE_ON * strong).double().mean())
-        return SmoothChart(
-            hand, chart.branch, size, float(near_an_end < _FEW), float(face_on > _FEW)
-        )
+        numbers = [hand, chart.branch, size, float(near_an_end > _FEW), float(face_on > _FEW)]
+        return self.restored(numbers)
 
     def numbers(self) -> list[float]:
-        """What `SmoothChart(*numbers)` makes again."""
-        return [self.hand, self.branch, self.size, self.reduced, self.sky]
+        """What `restored` makes again."""
+        return [self.hand, self.branch, self.size, self.first, self.sky]
 
     def restored(self, numbers: list[float]) -> SmoothChart:
-        """The chart of `numbers`."""
-        return SmoothChart(*numbers)
+        """The chart of `numbers`, of the same prior."""
+        return SmoothChart(*numbers, spins=self.spins)
 
     def limits(
         self, bounds: Tensor, periods: tuple[float | None, ...]
     ) -> tuple[Tensor, tuple[float | None, ...]]:
-        """Bounds (11, 2) and periods of the charted coordinates; chi_PN and V have none."""
+        """Bounds (11, 2) and periods of the charted coordinates; V has none."""
         bounds, free = bounds.clone(), torch.tensor([-math.inf, math.inf]).double()
-        if self.reduced:
-            bounds[_CHI1] = free
+        if self.first:
+            bounds[_SPIN] = torch.tensor(self.spins, dtype=torch.float64)
         if not self.sky:
             return bounds, periods
         bounds[_SINE:] = free
@@ -117,9 +123,9 @@ class SmoothChart:
     def forward(self, simple: Tensor) -> tuple[Tensor, Tensor]:
         """Charted points (n, 11), and ln |d charted / d simple| (n,)."""
         charted, log_det = simple.clone(), simple.new_zeros(len(simple))
-        if self.reduced:
-            charted = reduced_spin(simple)
-            log_det = log_det + _slope_of_spin(simple).log()
+        if self.first:
+            charted[:, _SPIN] = first_spin(simple)
+            log_det = log_det - spin_slopes(simple[:, _RATIO])[0].log()
         if not self.sky:
             return charted, log_det
         where = self._where(simple)
@@ -136,9 +142,9 @@ class SmoothChart:
     def inverse(self, charted: Tensor) -> Tensor:
         """The (n, 11) simple coordinates of charted points."""
         simple = charted.clone()
-        if self.reduced:
-            chi2 = charted[:, _CHI1 + 1] * _slope_of_spin(charted, lighter=True)
-            simple[:, _CHI1] = (charted[:, _CHI1] - chi2) / _slope_of_spin(charted)
+        if self.first:
+            heavier, lighter = spin_slopes(charted[:, _RATIO])
+            simple[:, _SPIN] = heavier * charted[:, _SPIN] + lighter * charted[:, _SPIN + 1]
         if not self.sky:
             return simple
         flat = torch.complex(charted[:, _SINE], charted[:, _LONGITUDE])
@@ -148,6 +154,12 @@ class SmoothChart:
         simple[:, _SINE] = self.hand * (square - 1) / (square + 1)
         simple[:, _LONGITUDE] = torch.remainder(where.angle(), 2 * math.pi)
         return simple
+
+    def _near_an_end(self, spin: Tensor) -> Tensor:
+        """(n,) whether chi1 is near an end of its range."""
+        low, high = self.spins
+        margin = _NEAR_AN_END * (high - low)
+        return (spin < low + margin) | (spin > high - margin)
 
     def _where(self, simple: Tensor) -> Tensor:
         """exp(Z - W) (n,)."""
@@ -161,22 +173,6 @@ class SmoothChart:
         turn = (first * second.conj()).angle() - 4 * self.branch
         turn = torch.remainder(turn + math.pi, 2 * math.pi) - math.pi
         return torch.polar((first.abs() / second.abs()).pow(0.25), self.branch + turn / 4)
-
-
-def reduced_spin(simple: Tensor) -> Tensor:
-    """The (n, 11) simple coordinates with chi_PN in place of chi1."""
-    heavier, lighter = _slope_of_spin(simple), _slope_of_spin(simple, lighter=True)
-    reduced = simple.clone()
-    reduced[:, _CHI1] = heavier * simple[:, _CHI1] + lighter * simple[:, _CHI1 + 1]
-    return reduced
-
-
-def _slope_of_spin(points: Tensor, lighter: bool = False) -> Tensor:
-    """Slope of chi_PN by chi1 (n,), 0.41 or more, or by the spin of the lighter black hole."""
-    symmetric = points[:, _CHI1 - 1]
-    apart = (1 - 4 * symmetric).clamp_min(0.0).sqrt()
-    mass = 0.5 * (1 - apart) if lighter else 0.5 * (1 + apart)
-    return mass - 38 / 113 * symmetric
 
 
 def _slope(distance: Tensor, size: float) -> Tensor:

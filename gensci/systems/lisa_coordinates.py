@@ -10,6 +10,14 @@ Baker & Dal Canton 2020, arXiv 2003.00357). With them as coordinates
   + pi/2) are one point;
 * the eight skies alike at low frequency differ in the last two coordinates only.
 
+In place of the first spin stands the reduced spin of the inspiral,
+
+    chi_PN = m1 chi1 + m2 chi2 - (38 / 113) eta (chi1 + chi2)      (masses over their sum),
+
+which is measured much better than either spin (Ajith 2011, arXiv:1107.1267). Along the direction
+that is not, the first spin is a curve of the second and of the masses; the reduced one hardly
+bends. Its range depends on masses and the second spin, so that the prior's ends are slanted.
+
 They degenerate where the constellation sees the binary edge-on (latitude zero) and where a
 circularly polarised wave vanishes (face-on); both have no volume.
 """
@@ -28,15 +36,15 @@ from gensci.sims.lisa import PARAMETERS, to_lisa, to_lisa_log_abs_det_jacobian, 
 from gensci.systems.lisa_setting import Setting
 
 SIMPLE = (
-    "ln_chirp_mass", "symmetric_mass_ratio", "chi1", "chi2", "time", "first_real", "first_imag",
-    "second_real", "second_imag", "sin_latitude", "longitude",
+    "ln_chirp_mass", "symmetric_mass_ratio", "reduced_spin", "chi2", "time", "first_real",
+    "first_imag", "second_real", "second_imag", "sin_latitude", "longitude",
 )  # fmt: skip
 """Names of the simple coordinates; all in the constellation's frame."""
 COPIES = 4
 """Binaries that one point stands for."""
 _UNIT = 5e4  # Mpc, at which amplitudes are about one
 _PHASE, _POLARISATION = PARAMETERS.index("phase"), PARAMETERS.index("polarisation")
-_TIME, _SINE, _LONGITUDE = 4, 9, 10
+_RATIO, _SPIN, _TIME, _SINE, _LONGITUDE = 1, 2, 4, 9, 10
 _QUARTER = 0.5 * math.pi
 
 
@@ -52,8 +60,10 @@ def to_simple(theta: Tensor, setting: Setting) -> Tensor:
     turn = torch.polar(torch.ones_like(longitude), 2 * longitude)
     first, second = turn * (even - odd), turn.conj() * (even + odd)
     symmetric = ratio / (1 + ratio).square()
+    heavier, lighter = spin_slopes(symmetric)
     parts = [first.real, first.imag, second.real, second.imag]
-    return torch.stack([mass, symmetric, chi1, chi2, time, *parts, sine, longitude], 1)
+    spin = heavier * chi1 + lighter * chi2
+    return torch.stack([mass, symmetric, spin, chi2, time, *parts, sine, longitude], 1)
 
 
 def from_simple(simple: Tensor, setting: Setting, copy: Tensor | None = None) -> Tensor:
@@ -74,7 +84,7 @@ def from_simple(simple: Tensor, setting: Setting, copy: Tensor | None = None) ->
 
 
 def _in_lisa_frame(simple: Tensor) -> Tensor:
-    mass, symmetric, chi1, chi2, time, _, _, _, _, sine, longitude = simple.unbind(1)
+    mass, symmetric, _, chi2, time, _, _, _, _, sine, longitude = simple.unbind(1)
     right, left = circular_amplitudes(simple)
     strong, weak = right.abs().sqrt(), left.abs().sqrt()
     distance = _UNIT / (strong + weak).square()
@@ -86,6 +96,7 @@ def _in_lisa_frame(simple: Tensor) -> Tensor:
     root = (0.25 - symmetric).clamp(min=0.0).sqrt()
     ratio = (0.5 + root) / (0.5 - root)
     longitude = torch.remainder(longitude, 2 * math.pi)
+    chi1 = first_spin(simple)
     columns = [mass, ratio, chi1, chi2, distance, cosine, phase, longitude, sine, polarisation]
     return torch.stack([*columns, time], 1)
 
@@ -100,6 +111,22 @@ def circular_amplitudes(simple: Tensor) -> tuple[Tensor, Tensor]:
     return plus - 1j * cross, plus + 1j * cross
 
 
+def spin_slopes(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes of the reduced spin by either spin at symmetric mass ratios (n,).
+
+    That by the heavier hole's is 0.41 or more.
+    """
+    apart = (1 - 4 * symmetric).clamp_min(0.0).sqrt()
+    shift = 38 / 113 * symmetric
+    return 0.5 * (1 + apart) - shift, 0.5 * (1 - apart) - shift
+
+
+def first_spin(simple: Tensor) -> Tensor:
+    """The heavier hole's spin (n,) of (n, 11) points."""
+    heavier, lighter = spin_slopes(simple[:, _RATIO])
+    return (simple[:, _SPIN] - lighter * simple[:, _SPIN + 1]) / heavier
+
+
 def log_abs_det_jacobian(theta: Tensor, setting: Setting) -> Tensor:
     """Ln |d simple / d theta| at (n, 11) binaries; (n,)."""
     total = theta.new_zeros(len(theta))
@@ -111,7 +138,8 @@ def log_abs_det_jacobian(theta: Tensor, setting: Setting) -> Tensor:
     waves = 3 * torch.log1p(-cosine.square()) - 5 * distance.log() + 4 * math.log(_UNIT)
     pattern = 2 * (1 + sine.square()).log() + 2 * sine.abs().log()
     masses = (ratio - 1).log() - 3 * (1 + ratio).log()
-    return total + waves + pattern + masses - 5 * math.log(2.0)
+    spins = spin_slopes(ratio / (1 + ratio).square())[0].log()
+    return total + waves + pattern + masses + spins - 5 * math.log(2.0)
 
 
 class SimplePrior(Prior):
@@ -120,6 +148,9 @@ class SimplePrior(Prior):
     Args:
         prior: over `gensci.sims.lisa.PARAMETERS`, alike for the four equal binaries.
         setting: of the data.
+
+    Attributes:
+        binaries: the prior of binaries.
 
     Raises:
         UsageError: equal binaries are not equally likely.
@@ -133,7 +164,7 @@ class SimplePrior(Prior):
         bounds[:, 0] = -math.inf
         low, high = prior.bounds.unbind(1)
         largest = 0.25 if low[1] <= 1 else low[1] / (1 + low[1]) ** 2
-        bounds[0], bounds[2], bounds[3] = prior.bounds[0], prior.bounds[2], prior.bounds[3]
+        bounds[0], bounds[3] = prior.bounds[0], prior.bounds[3]
         bounds[1] = torch.tensor([float(high[1] / (1 + high[1]) ** 2), float(largest)]).double()
         bounds[_SINE, 0], bounds[_SINE, 1] = -1.0, 1.0
         bounds[_LONGITUDE, 0], bounds[_LONGITUDE, 1] = 0.0, 2 * math.pi

@@ -7,8 +7,14 @@ import torch
 
 from gensci.core.random import stream
 from gensci.models.proposal_flow import ProposalFlow, ProposalSettings
-from gensci.systems.lisa_chart import SmoothChart, reduced_spin
-from gensci.systems.lisa_coordinates import SimplePrior, circular_amplitudes, skies, to_simple
+from gensci.systems.lisa_chart import SmoothChart
+from gensci.systems.lisa_coordinates import (
+    SimplePrior,
+    circular_amplitudes,
+    first_spin,
+    skies,
+    to_simple,
+)
 from gensci.systems.lisa_problem import load_problem
 
 INCLINATION, DISTANCE, SINE, LONGITUDE = 5, 4, 8, 7
@@ -26,7 +32,7 @@ def simple(problem):
 
 
 CHARTS = [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)]
-"""Spins reduced or not; sky charted or not."""
+"""First spin or reduced one; sky charted or not."""
 
 
 @pytest.mark.parametrize("parts", CHARTS)
@@ -144,10 +150,8 @@ def test_reduced_spin_is_that_of_its_definition(problem, simple):
     q, chi1, chi2 = theta[:, 1], theta[:, 2], theta[:, 3]
     effective = (q * chi1 + chi2) / (1 + q)
     expected = effective - 38 / 113 * q / (1 + q) ** 2 * (chi1 + chi2)
-    reduced = reduced_spin(simple)
-    torch.testing.assert_close(reduced[:, 2], expected)
-    kept = [i for i in range(11) if i != 2]
-    assert torch.equal(reduced[:, kept], simple[:, kept])
+    torch.testing.assert_close(simple[:, 2], expected)
+    torch.testing.assert_close(first_spin(simple), chi1)
 
 
 def test_signals_bend_less_along_the_reduced_spin(problem):
@@ -178,25 +182,27 @@ def test_signals_bend_less_along_the_reduced_spin(problem):
         step = torch.linalg.lstsq(slope.mT, (target - base)[..., None]).solution[..., 0]
         rows[:, free] += 0.7 * step
     left = {}
-    for name, told in (("chi1", lambda x: x), ("reduced", reduced_spin)):
-        points = told(to_simple(rows, setting))
-        others = torch.cat([torch.ones(17, 1), points[:, [1]]], 1)
-        spin = points[:, 2:3]
+    points = to_simple(rows, setting)
+    others = torch.cat([torch.ones(17, 1), points[:, [1]]], 1)
+    for name, spin in (("chi1", rows[:, 2:3]), ("reduced", points[:, 2:3])):
         left[name] = float((spin - others @ torch.linalg.lstsq(others, spin).solution).std())
     assert float(rows[:, 3].amax() - rows[:, 3].amin()) > 0.5  # far along the other direction
     assert left["reduced"] < 0.3 * left["chi1"]
 
 
-def test_spins_are_reduced_where_few_points_are_at_the_end_of_their_range(problem, simple):
+def test_the_first_spin_is_taken_where_points_are_at_the_end_of_its_range(problem, simple):
     """A box in chi1 is none in the reduced spin: its slanted ends would be cut out of a flow."""
     prior = SimplePrior(problem.prior, problem.setting)
-    everywhere = SmoothChart().fitted(simple)
-    near = simple.clone()
-    near[:, 2] = 0.3 + 0.1 * simple[:, 2]
-    local = SmoothChart().fitted(near)
-    assert (everywhere.reduced, local.reduced) == (0.0, 1.0)
-    assert everywhere.limits(prior.bounds, prior.periods)[0][2].isfinite().all()
+    everywhere = SmoothChart.of(prior).fitted(simple)
+    theta = problem.prior.sample(400, torch.Generator().manual_seed(1))
+    theta[:, 2] = 0.3 + 0.1 * theta[:, 2]
+    local = SmoothChart.of(prior).fitted(to_simple(theta, problem.setting))
+    assert (everywhere.first, local.first) == (1.0, 0.0)
+    assert everywhere.limits(prior.bounds, prior.periods)[0][2].tolist() == [-1.0, 1.0]
     assert not local.limits(prior.bounds, prior.periods)[0][2].isfinite().any()
+    narrow = SmoothChart(spins=(0.2, 0.4)).fitted(to_simple(theta, problem.setting))
+    assert narrow.first == 1.0
+    assert narrow.limits(prior.bounds, prior.periods)[0][2].tolist() == [0.2, 0.4]
     assert SmoothChart().restored(local.numbers()).numbers() == local.numbers()
 
 
