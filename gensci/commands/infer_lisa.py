@@ -42,6 +42,7 @@ from gensci.loops.rounds import RoundRecord
 from gensci.loops.simulation_store import read_text, text_tensor
 from gensci.samplers.verdict import importance_advice
 from gensci.sims.lisa import PARAMETERS
+from gensci.systems.lisa_coordinates import SIMPLE
 from gensci.systems.lisa_noise import Gaussian
 from gensci.systems.lisa_observation import Observation, load_observation, make_observation
 from gensci.systems.lisa_problem import Problem, load_problem
@@ -195,7 +196,8 @@ def infer_lisa_run(
         raise UsageError(f"--predictive {checks}", "give 0 or more")
     path = Path(common["out"]) if common.get("out") else Path("results", subject.name)
     earlier = read_record(path, "infer")
-    facts = {**subject.facts(), "lisa": asdict(plan)}
+    # kept simulations are rows of these
+    facts = {**subject.facts(), "lisa": asdict(plan), "coordinates": list(SIMPLE)}
     record = begin_record(path, earlier, "infer", facts, common.get("seed"), argv, PACKAGES)
     folder = RunFolder(path, {**record, "inputs": {"observation": observation, "prior": prior}})
     folder.claim()

@@ -68,7 +68,7 @@ ROUNDS = LoopSettings(
     draws=2000, num_samples=8000, stop_change=0.03,
 )  # fmt: skip
 LARGER_ROUNDS = replace(ROUNDS, rounds=4, simulations=(1000, 1500, 2000, 2000))
-SHORT = Tempering(num_walkers=400, warmup=150, thinning=10)
+SHORT = Tempering(num_walkers=400, warmup=200, thinning=20)
 LONG = Tempering(num_walkers=400, warmup=500, thinning=30)
 # binaries seen face-on lie six deviations out in whitened coordinates
 REWEIGHT = ReweightSettings(

@@ -16,12 +16,15 @@ from gensci.core.schedules import next_temperature
 from gensci.samplers.ensemble_moves import ENSEMBLE_MOVES, Proposed, jump
 from gensci.samplers.evaluate import Draws
 from gensci.samplers.flat import Space
+from gensci.samplers.folded_moves import folded
 from gensci.samplers.ladder import adapted_ladder, choose_ladder, exchanges
 from gensci.samplers.tempered_path import TemperedPath, path_density
 
 SHARES = {"fitted": 0.45, "differential": 0.35, "stretch": 0.15, "snooker": 0.05}
 """How often each move is made where all are."""
 JUMP_SHARE = 0.2
+FOLDED_SHARE = 0.6
+"""How often walkers jump to an image, and move within one mode, where there are symmetries."""
 START_ATTEMPTS = 20
 
 
@@ -240,7 +243,10 @@ def _proposed(
         shares = torch.tensor(list(SHARES.values())).cumsum(0)
         number = int((uniform(1, generator).item() > shares[:-1]).sum())
         name = list(SHARES)[number]
-    return ENSEMBLE_MOVES.get(name)(theta, others, around.space, generator)
+    move = ENSEMBLE_MOVES.get(name)
+    if around.jumps is not None and dice < JUMP_SHARE + FOLDED_SHARE:
+        return folded(move, theta, others, around.jumps, around.space, generator)
+    return move(theta, others, around.space, generator)
 
 
 def _replaced(
