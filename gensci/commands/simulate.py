@@ -47,7 +47,7 @@ def simulate(
     bits. Exit status 3: some of several systems failed.
 
     Args:
-        system: dipeptides, tripeptides:200, tetrapeptides (corpora), AA, Ace-A-Nme, a file of
+        system: dipeptides, tripeptides:200, octapeptides:50 (corpora), AA, Ace-A-Nme, a file of
             peptides, an OpenMM XML or Amber prmtop, or several of these with commas.
         out: Folder that gets one folder for each system.
         length: Simulated time of every replica, such as 50ps or 10ns.

@@ -15,6 +15,8 @@ from gensci.sims.peptide.parse import LETTERS, parse_peptide
 from gensci.systems.resolve import FILE_SUFFIXES, read_file
 
 LENGTHS = {"dipeptides": 2, "tripeptides": 3, "tetrapeptides": 4}
+LONGER = {"pentapeptides": 5, "hexapeptides": 6, "heptapeptides": 7, "octapeptides": 8}
+"""Corpora of too many sequences to list: samples only."""
 _SYNONYMS = {"dipeptides-train": "dipeptides"}
 MOLECULE_SUFFIXES = frozenset({".xml", ".prmtop", ".parm7"})
 
@@ -52,7 +54,8 @@ def select_entries(
 
     Args:
         system: parts with commas between: a corpus (``dipeptides``, ``tripeptides``,
-            ``tetrapeptides``, all or as many as in ``tripeptides:200``), a peptide, a file with
+            ``tetrapeptides``, all or as many as in ``tripeptides:200``; ``pentapeptides`` to
+            ``octapeptides``, with their number), a peptide, a file with
             peptides (FASTA, CSV, a list), or a molecule's OpenMM XML or Amber prmtop. Corpora leave
             out the published validation and test sequences; what is named itself stays.
         exclude: more to leave out, from everything, see ``read_excluded``.
@@ -85,7 +88,7 @@ def _entries(part: str, hidden: frozenset[str], seed: int) -> Iterator[Entry]:
     key, _, count = part.partition(":")
     corpus = normalise_name(key)
     corpus = _SYNONYMS.get(corpus, corpus)
-    if corpus in LENGTHS:
+    if corpus in LENGTHS or corpus in LONGER:
         yield from map(Entry, corpus_names(corpus, _number(part, count), hidden, seed))
     elif Path(part).suffix.lower() in MOLECULE_SUFFIXES:
         yield Entry(Path(part).stem, Path(part))
@@ -94,7 +97,7 @@ def _entries(part: str, hidden: frozenset[str], seed: int) -> Iterator[Entry]:
             yield Entry(canonical_name(choice.spelled, f"--system {part}:"))
     else:
         a_word = key.islower() and corpus != "peptide"
-        hint = did_you_mean(key, list(LENGTHS)) if a_word else ""
+        hint = did_you_mean(key, [*LENGTHS, *LONGER]) if a_word else ""
         if hint:
             raise SystemTextError(f"--system {part!r} is no corpus of peptides", hint.strip())
         yield Entry(canonical_name(part))
@@ -121,9 +124,17 @@ def corpus_names(
     depend on versions of anything, a larger sample begins with the smaller one of the same seed,
     and leaving out a sequence changes no other.
 
+    Sequences of five residues and more are drawn one after another, each from a hash of its number.
+
     Raises:
-        UsageError: there are not as many.
+        UsageError: there are not as many, or a corpus of longer ones without a number.
     """
+    if corpus in LONGER:
+        if count is None:
+            raise UsageError(
+                f"--system {corpus}: there are too many to take all", f"write {corpus}:100"
+            )
+        return _drawn(LONGER[corpus], count, hidden, seed)
     spelled = ("".join(letters) for letters in product(LETTERS, repeat=LENGTHS[corpus]))
     names = [name for name in spelled if name not in hidden]
     if count is None:
@@ -135,6 +146,23 @@ def corpus_names(
             "ask for fewer",
         )
     return sorted(names, key=lambda name: _rank(seed, name))[:count]
+
+
+def _drawn(length: int, count: int, hidden: frozenset[str] | set[str], seed: int) -> list[str]:
+    """The first sequences of an endless series that are neither hidden nor repeated."""
+    if count > len(LETTERS) ** length // 2:
+        raise UsageError(f"{count} sequences of {length} residues", "ask for fewer")
+    found: dict[str, None] = {}
+    number = 0
+    while len(found) < count:
+        digest = hashlib.sha256(f"{seed}:{length}:{number}".encode()).digest()
+        # three bytes a residue, so that none is likelier by more than one in a million
+        places = [int.from_bytes(digest[3 * i : 3 * i + 3]) for i in range(length)]
+        name = "".join(LETTERS[place % len(LETTERS)] for place in places)
+        if name not in hidden:
+            found[name] = None
+        number += 1
+    return list(found)
 
 
 def _rank(seed: int, name: str) -> bytes:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from gensci.core.errors import GensciError, SystemTextError, UsageError
-from gensci.data.corpora import LENGTHS, Entry, select_entries
+from gensci.data.corpora import LENGTHS, LONGER, Entry, select_entries
 from gensci.data.exclusions import published_splits
+from gensci.sims.peptide.parse import LETTERS
 
 
 def names(system, **options):
@@ -39,6 +40,26 @@ def test_a_larger_sample_begins_with_the_smaller_one():
 def test_samples_are_the_same_everywhere_and_for_ever():
     expected = ["GTA", "WWY", "QLN", "VND", "PMLA", "QWCF"]
     assert names("tripeptides:4,tetrapeptides:2") == expected
+
+
+@pytest.mark.parametrize(("corpus", "length"), LONGER.items())
+def test_longer_peptides_are_drawn(corpus, length):
+    sample = names(f"{corpus}:300")
+    assert len(set(sample)) == 300
+    assert {len(name) for name in sample} == {length}
+    assert not set(sample) & published_splits().keys()
+    assert names(f"{corpus}:40") == sample[:40]
+    assert names(f"{corpus}:40", corpus_seed=1) != sample[:40]
+    without = names(f"{corpus}:40", exclude=sample[3])
+    assert without[:39] == sample[:3] + sample[4:40]
+    for place in range(length):
+        counts = [sum(name[place] == letter for name in sample) for letter in LETTERS]
+        assert min(counts) > 2
+        assert max(counts) < 35
+
+
+def test_longer_samples_are_the_same_for_ever():
+    assert names("pentapeptides:2,octapeptides:1") == ["TYAEI", "PKTWN", "LYQQDWMQ"]
 
 
 def test_leaving_out_a_sequence_changes_no_other():
@@ -91,6 +112,9 @@ def test_molecules_are_named_by_their_file(tmp_path):
         ("tripeptides:0", "how many"),
         ("tripeptides:", "write for example tripeptides:200"),
         ("tripeptides:many", "how many"),
+        ("octapeptides", "write octapeptides:100"),
+        ("pentapeptides:1600001", "ask for fewer"),
+        ("octapeptide:3", "did you mean 'octapeptides'"),
         ("dipeptides:361", "there are 360"),
         ("tripeptide:20", "did you mean 'tripeptides'"),
         ("GG,,AA", "no residues"),
