@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,7 +32,7 @@ AIM = 0.3
 BISECTIONS = 40
 REFIT = 4
 """Moves between two fits."""
-FORGOTTEN, MOST_TIMES = 0.1, 8
+FORGOTTEN, MOST_TIMES = 0.15, 24
 """Correlation with their places before the last moves at which draws count as independent of them,
 and how often the last moves are made, at most, to reach it."""
 
@@ -66,7 +67,8 @@ class ManyPosteriors:
         log_likelihood: rows of data and points to nats; not finite for none.
         particles: draws of each posterior.
         moves: of every draw at each temperature.
-        last_moves: of every draw at the end, made again until draws have forgotten their places.
+        last_moves: of every draw at the end, made again until the draws of that posterior have
+            forgotten their places.
         ess_target: share of effective draws that a change of temperature keeps.
         at_once: posteriors side by side; memory grows with it.
     """
@@ -115,6 +117,9 @@ class ManyPosteriors:
         return value.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
 
 
+_STATE = ("theta", "log_prior", "log_like", "beta", "log_step")
+
+
 class _Populations:
     """The populations (runs, particles, d) of some posteriors on their way from the prior."""
 
@@ -139,13 +144,31 @@ class _Populations:
         while (self.beta < 1).any():
             self._cool()
             self._moved(self.settings.moves)
-        begin = self.theta.clone()
-        for _ in range(MOST_TIMES):
-            self._moved(self.settings.last_moves)
-            if self._memory(begin) < FORGOTTEN:
-                break
+        self._settle()
         self.theta[dead] = math.nan
         return self.theta
+
+    def _settle(self) -> None:
+        """Move on until draws have forgotten where they were; fewer and fewer posteriors need it.
+
+        Those that mix badly are few and are not seen in a mean over all.
+        """
+        begin, left = self.theta.clone(), torch.arange(len(self.x))
+        for _ in range(MOST_TIMES):
+            part = self._some(left)
+            part._moved(self.settings.last_moves)
+            for name in _STATE:
+                getattr(self, name)[left] = getattr(part, name)
+            left = left[part._memory(begin[left]) > FORGOTTEN]
+            if not len(left):
+                break
+
+    def _some(self, rows: Tensor) -> _Populations:
+        """The populations of some posteriors."""
+        part = copy(self)
+        for name in ("x", *_STATE):
+            setattr(part, name, getattr(self, name)[rows])
+        return part
 
     def _cool(self) -> None:
         """Raise each inverse temperature as far as the weights allow, and resample."""
@@ -185,15 +208,18 @@ class _Populations:
     def _moved(self, times: int) -> None:
         """Move every draw so many times at the present temperatures.
 
-        One half is moved by what is fitted to the other, and the other way round: what a draw is
-        proposed must not depend on where it stands.
+        One half is moved by what is fitted to the other where it stands now, and the other way
+        round: what a draw is proposed must not depend on where it stands or stood.
         """
         half = self.theta.shape[1] // 2
-        for time in range(times):
-            if time % REFIT == 0:
-                fits = [self._fitted(slice(half, None)), self._fitted(slice(0, half))]
-            for mine, fit in zip((slice(0, half), slice(half, None)), fits, strict=True):
-                self._move(mine, *fit)
+        for first in range(0, times, REFIT):
+            for mine, others in (
+                (slice(0, half), slice(half, None)),
+                (slice(half, None), slice(0, half)),
+            ):
+                fit = self._fitted(others)
+                for _ in range(min(REFIT, times - first)):
+                    self._move(mine, *fit)
 
     def _fitted(self, others: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Where circles are cut open (runs, 1, d), mean (runs, 1, d) and factor (runs, d, d).
@@ -216,16 +242,17 @@ class _Populations:
         factor = torch.linalg.cholesky(correlation + 1e-9 * eye) * scale[..., None]
         return cut, location, factor
 
-    def _memory(self, begin: Tensor) -> float:
-        """Correlation of draws with where they were, of the coordinate that remembers most.
+    def _memory(self, begin: Tensor) -> Tensor:
+        """Correlation (runs,) of draws with where they were: root mean square over coordinates.
 
-        Each coordinate's is the mean over the posteriors that stand side by side.
+        What as many independent draws show of it is taken off.
         """
         cut, location, _ = self._fitted(slice(None))
         now, then = (self._unrolled(theta, cut) - location for theta in (self.theta, begin))
         then = then - then.mean(1, keepdim=True)
         norm = (now.square().sum(1) * then.square().sum(1)).sqrt().clamp_min(1e-300)
-        return float(((now * then).sum(1) / norm).mean(0).max())
+        square = ((now * then).sum(1) / norm).square().mean(1)
+        return (square - 1.0 / self.theta.shape[1]).clamp_min(0.0).sqrt()
 
     def _unrolled(self, theta: Tensor, cut: Tensor) -> Tensor:
         """Periodic columns within half a period of the cut's far side."""
