@@ -243,16 +243,18 @@ class _Populations:
         return cut, location, factor
 
     def _memory(self, begin: Tensor) -> Tensor:
-        """Correlation (runs,) of draws with where they were: root mean square over coordinates.
+        """Correlation (runs,) of draws with where they were, of the coordinates and their squares.
 
-        What as many independent draws show of it is taken off.
+        Squares count since places far out are left and reached last. The larger of the mean over
+        coordinates and the worst one, less what as many independent draws show of either.
         """
         cut, location, _ = self._fitted(slice(None))
         now, then = (self._unrolled(theta, cut) - location for theta in (self.theta, begin))
-        then = then - then.mean(1, keepdim=True)
-        norm = (now.square().sum(1) * then.square().sum(1)).sqrt().clamp_min(1e-300)
-        square = ((now * then).sum(1) / norm).square().mean(1)
-        return (square - 1.0 / self.theta.shape[1]).clamp_min(0.0).sqrt()
+        kept = torch.stack([_correlation(now, then), _correlation(now.square(), then.square())])
+        square, (_, number, dim) = kept.square(), now.shape
+        mean = square.mean(-1).amax(0) - 1.0 / number
+        worst = square.amax(-1).amax(0) - 2.0 * math.log(2 * dim) / number
+        return torch.maximum(mean, worst).clamp_min(0.0).sqrt()
 
     def _unrolled(self, theta: Tensor, cut: Tensor) -> Tensor:
         """Periodic columns within half a period of the cut's far side."""
@@ -295,6 +297,13 @@ class _Populations:
 
     def _wrapped(self, theta: Tensor) -> Tensor:
         return self.settings.prior.wrap(theta.flatten(0, 1)).reshape(theta.shape)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(runs, d) correlations over the draws (runs, n, d)."""
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    norm = (a.square().sum(1) * b.square().sum(1)).sqrt().clamp_min(1e-300)
+    return (a * b).sum(1) / norm
 
 
 def _square(apart: Tensor, factor: Tensor) -> Tensor:
