@@ -44,7 +44,7 @@ from gensci.systems.lisa_problem import load_problem
 PROBLEMS = ("glitch", "gap")
 CANDIDATES = ("neural", "whittle", "whittle, gap cut")
 PIECE = 100  # injections that are kept at once
-SAMPLER: dict[str, Any] = {"particles": 100, "moves": 4, "last_moves": 20, "ess_target": 0.4}
+SAMPLER: dict[str, Any] = {"particles": 200, "moves": 6, "last_moves": 40, "ess_target": 0.5}
 SPREAD = 10.0  # of summaries along the signal, about
 
 

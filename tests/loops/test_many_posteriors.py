@@ -115,3 +115,27 @@ def test_data_without_any_density_give_no_draws():
 def test_refusals_name_the_setting(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         ManyPosteriors(NormalPrior([0.0], [1.0]), linear, **wrong)
+
+
+def test_the_few_that_mix_badly_are_moved_on():
+    """Bent posteriors among nine times as many easy ones: one rule for the mean over all stops at
+    seven tenths of their second moment."""
+    prior = NormalPrior(torch.zeros(6), 9 * torch.ones(6))
+
+    def log_likelihood(x, theta):
+        first, others = theta[:, :1], theta[:, 1:]
+        bent = (others - 0.15 * (first.square() - 9)) / 0.3
+        hard, easy = bent.square().sum(1), (theta / 0.5).square().sum(1)
+        return -0.5 * torch.where(x[:, 0] > 0, hard, easy)
+
+    x = torch.zeros(240, 1, dtype=torch.float64)
+    x[::10] = 1.0
+    many = ManyPosteriors(prior, log_likelihood, particles=300, moves=4, ess_target=0.4, at_once=60)
+    draws = many.draw(x, stream(4, "draws"))
+    grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    middle = 0.15 * (grid.square() - 9)
+    law = torch.softmax(-grid.square() / 18 - 5 * middle.square() / (2 * 9.09), 0)
+    share = float(draws[::10, :, 0].square().mean() / (law @ grid.square()))
+    assert 0.78 < share < 1.1
+    easy = torch.cat([draws[i::10, :, 0] for i in range(1, 10)])
+    assert float(easy.square().mean()) == pytest.approx(1 / (1 / 9 + 4), rel=0.03)
