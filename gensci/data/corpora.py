@@ -156,8 +156,8 @@ def _drawn(length: int, count: int, hidden: frozenset[str] | set[str], seed: int
     number = 0
     while len(found) < count:
         digest = hashlib.sha256(f"{seed}:{length}:{number}".encode()).digest()
-        # three bytes a residue, so that none is likelier by more than one in a million
-        places = [int.from_bytes(digest[3 * i : 3 * i + 3]) for i in range(length)]
+        # three bytes a residue, so that none is likelier by more than two in a million
+        places = [int.from_bytes(digest[3 * i : 3 * i + 3], "big") for i in range(length)]
         name = "".join(LETTERS[place % len(LETTERS)] for place in places)
         if name not in hidden:
             found[name] = None

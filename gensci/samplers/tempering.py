@@ -47,9 +47,9 @@ class Tempering(Sampler):
     The base is the proposal where it has a density (a prior, or a flow near the posterior), else
     the prior that the target tells by ``log_prior``. Draws of the proposal first descend in stages
     of equal effort, which finds the modes, the ladder and the first places; fresh draws feed the
-    hottest temperature ever after. Angles (``target.periods``) go round, and symmetries
-    (``target.jumps``) are jumped. One step moves every walker at every temperature once, in two
-    calls of half of them each.
+    hottest temperature ever after. Angles (``target.periods``) go round; symmetries
+    (``target.jumps``) are jumped, and most steps are made within one of their modes. One step moves
+    every walker at every temperature once, in two calls of half of them each.
 
     Attributes:
         num_walkers: walkers at each temperature; an even number, more than twice the dimensions.

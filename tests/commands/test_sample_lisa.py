@@ -10,6 +10,7 @@ from commands.lisa_doubles import make_surrogate
 
 import gensci
 from gensci.__main__ import main
+from gensci.loops import lisa_surrogate
 from gensci.loops.lisa_surrogate import load_surrogate
 from gensci.sims.lisa import PARAMETERS
 from gensci.systems.lisa_likelihood import FullLikelihood
@@ -49,6 +50,13 @@ def sample(surrogate, *more):
     return main(
         ["sample", "--system", "lisa:mbhb", "--checkpoint", str(surrogate), *ARGUMENTS, *more]
     )
+
+
+def test_a_surrogate_over_other_coordinates_is_refused(tmp_path, surrogate, monkeypatch, capsys):
+    monkeypatch.setattr(lisa_surrogate, "SIMPLE", ("ln_chirp_mass", "chi1"))
+    assert sample(surrogate, "--out", "run") == 2
+    assert "other coordinates" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_are_those_of_the_exact_likelihood(tmp_path, surrogate, capsys):

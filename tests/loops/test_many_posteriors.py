@@ -119,7 +119,7 @@ def test_refusals_name_the_setting(wrong):
 
 def test_the_few_that_mix_badly_are_moved_on():
     """Bent posteriors among nine times as many easy ones: one rule for the mean over all stops at
-    seven tenths of their second moment."""
+    six tenths of their second moment."""
     prior = NormalPrior(torch.zeros(6), 9 * torch.ones(6))
 
     def log_likelihood(x, theta):
