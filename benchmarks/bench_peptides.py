@@ -36,7 +36,7 @@ from gensci.metrics.references import load_reference_ensemble
 
 ENSEMBLES = Path(__file__).parent / "references" / "ensembles"
 KEPT = Path(__file__).parents[1] / "results" / "bench_peptides"
-FORMAT = 1
+FORMAT = 2
 LENGTHS = (2, 4, 8)
 # Sequential Monte Carlo takes some forty energies for a sample, more where the flow fits worse; the
 # table of a run tells how many (`evaluations`).
@@ -153,7 +153,7 @@ def settings_of(name: str, ready: Any, arguments: argparse.Namespace) -> dict[st
         "sampler": arguments.sampler,
         "num_samples": arguments.num_samples,
         "seed": arguments.seed,
-        "points": judging.POINTS,
+        "points": (judging.POINTS, judging.PUBLISHED_POINTS),
         "reference": judge.reference.meta["sha256"] if judge else None,
     }
 
@@ -192,12 +192,13 @@ def run_all(names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
         "sampler": arguments.sampler,
         "num_samples": arguments.num_samples,
         "seed": arguments.seed,
+        "published_points": judging.PUBLISHED_POINTS,
         "environment": environment(arguments.threads, "POT", "deeptime"),
         "rows": rows,
     }
 
 
-IDENTITY = ("model", "checkpoint_sha256", "sampler", "num_samples", "seed")
+IDENTITY = ("model", "checkpoint_sha256", "sampler", "num_samples", "seed", "published_points")
 
 
 def merged(record: dict[str, Any] | None, run: dict[str, Any], length: int) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def merged(record: dict[str, Any] | None, run: dict[str, Any], length: int) -> d
         length: residues.
     """
     runs = list(record["runs"]) if record else []
-    same = [old for old in runs if all(old[key] == run[key] for key in IDENTITY)]
+    same = [old for old in runs if all(old.get(key) == run.get(key) for key in IDENTITY)]
     others = [old for old in runs if (old["model"], old["sampler"], old["num_samples"]) !=
               (run["model"], run["sampler"], run["num_samples"])]  # fmt: skip
     rows = {row["name"]: row for old in same for row in old["rows"]}

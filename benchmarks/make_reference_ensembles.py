@@ -41,7 +41,7 @@ FRAMES = 10_000  # torsions and energies
 KEEP_POSITIONS_OF = 5  # every fifth of them
 POINTS, SPLITS = 3000, 5  # of the criterion
 CRITERION = 2  # changes with the criterion, so that ensembles are judged anew
-TETRAPEPTIDES = 10
+COUNTS = {2: 30, 4: 30, 8: 5}  # how many of the published test peptides of each length
 COLUMNS = (
     "peptide",
     "atoms",
@@ -76,12 +76,12 @@ class Simulation:
 
 
 def published_names() -> list[str]:
-    """The 30 test dipeptides and the first 10 test tetrapeptides of Tan et al. 2025."""
+    """The test di- and tetrapeptides and the first test octapeptides of Tan et al. 2025."""
     from gensci.data.exclusions import published_splits
 
     test = [name for name, split in published_splits().items() if split == "test"]
-    pairs = [name for name in test if len(name) == 2]
-    return pairs + [name for name in test if len(name) == 4][:TETRAPEPTIDES]
+    of_length = {length: [name for name in test if len(name) == length] for length in COUNTS}
+    return [name for length, count in COUNTS.items() for name in of_length[length][:count]]
 
 
 def read_run(folder: Path) -> dict:
@@ -256,7 +256,8 @@ README = """# Reference ensembles
 
 Written by `python benchmarks/make_reference_ensembles.py` from `gensci simulate` (temperature
 replica exchange; the recipe of each peptide, with its seed, is in its file). Names: the 30 test
-dipeptides and the first 10 test tetrapeptides of Tan et al. 2025 (arXiv:2508.18175).
+dipeptides, the 30 test tetrapeptides and the first 5 test octapeptides of Tan et al. 2025
+(arXiv:2508.18175).
 Read one with `gensci.metrics.references.load_reference_ensemble("AA")`.
 
 Each file holds torsions (phi, psi, omega, chi; to 2 pi / 4096), energies (float32, kJ/mol), ladder
@@ -264,10 +265,10 @@ and snapshot of about 10,000 frames of equal weight, and positions of every fift
 Energies computed anew from these rounded positions are off by {rounding} (root mean square); the
 stored energies are the true ones.
 
-Halves: T-W2 (radian, {points} points) and E-W2 (kT, all frames) of eight ladders against the other
-eight, root mean square over {splits} splits; the floor is that of random halves of the same frames,
+Halves: T-W2 (radian, {points} points) and E-W2 (kT, all frames) of half the ladders against the other
+half, root mean square over {splits} splits; the floor is that of random halves of the same frames,
 the excess is the difference of their squares, rooted. Limits of the excess: 0.20 rad (dipeptides),
-0.35 rad (tetrapeptides), 0.25 kT; P(phi > 0) and P(cis) known to 0.02. The module
+0.35 rad (tetrapeptides), 0.53 rad (octapeptides), 0.25 kT; P(phi > 0) and P(cis) known to 0.02. The module
 `gensci/metrics/agreement.py` says why. Where the last column but one is not `agree`, the reference
 itself is uncertain by about what it says, and smaller differences from it mean nothing.
 

@@ -33,13 +33,13 @@ SUMMARISED = (
 NOTES = """\
 Columns without a star: all weights. Star: the rows of the largest 0.2 % of the weights are left
 out first, as in the published figures; that is no estimate of the Boltzmann distribution. E-W2 in
-kT; T-W2 in radian, exact transport of at most {points} points on each side (published: 10,000,
-which has a lower floor). halves: of the reference itself; floor: of equally many independent points
-of one ensemble. slow-W2: in the plane of the two slowest modes of the reference's replica-exchange
-ladders, in standard deviations; NOT comparable with the published TICA-W2 (see
-gensci/metrics/slow_modes.py). energies: how often one was evaluated. per CPU s: draws with their
-weights for each second of processor time. Where no draw had any weight the effective size counts
-as 0, and the distances are blank."""
+kT; T-W2 in radian, exact transport of at most {points} points on each side (with a star: of as many
+as "points" says; the more, the lower the floor). halves: of the reference itself; floor: of equally
+many independent points of one ensemble; both of {points} points. slow-W2: in the plane of the two
+slowest modes of the reference's replica-exchange ladders, in standard deviations; NOT comparable
+with the published TICA-W2 (see gensci/metrics/slow_modes.py). energies: how often one was
+evaluated. per CPU s: draws with their weights for each second of processor time. Where no draw had
+any weight the effective size counts as 0, and the distances are blank."""
 
 
 def published_rows(length: int) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def peptide_table(rows: list[dict[str, Any]]) -> list[str]:
 def comparison(runs: list[dict[str, Any]], length: int) -> list[str]:
     """Means of every run beside the published ones."""
     keys = ("ess", "energy_w2", "torus_w2", "tica_w2")
-    titles = ("ESS*", "E-W2*", "T-W2*", "TICA-W2", "slow-W2")
+    titles = ("ESS*", "E-W2*", "T-W2*", "points", "TICA-W2", "slow-W2")
     lines = [f"{'':34} " + " ".join(f"{t:>8}" for t in titles) + "  judged source"]
     for run in runs:
         found = run["summary"]
@@ -107,14 +107,15 @@ def comparison(runs: list[dict[str, Any]], length: int) -> list[str]:
             own = found.get(f"{key}_published") or found.get(key)
             return own["mean"] if own else None
 
-        values = (average("ess"), average("energy_w2"), average("torus_w2"))
-        cells = [cell(v, 8) for v in (*values, None, average("slow_modes_w2"))]
+        values = [average(key) for key in keys[:3]]
+        points = run.get("published_points")
+        cells = [cell(v, 8) for v in (*values, points, None, average("slow_modes_w2"))]
         count = found.get("torus_w2", {}).get("peptides", 0)
         lines.append(
             f"{run_name(run):34} {' '.join(cells)} {count:3} of {found['peptides']:2} this table"
         )
     for row in published_rows(length):
-        cells = [cell(row[key], 8) for key in keys]
+        cells = [cell(v, 8) for v in (*(row[key] for key in keys[:3]), 10_000, row[keys[3]])]
         lines.append(f"{row['model']:34} {' '.join(cells)} {'':8} {'':9}{row['source']}")
     return lines
 

@@ -128,8 +128,8 @@ def test_summary_and_table_leave_blank_what_is_not_known(table):
     assert "CL: no draw had a weight" in lines
     assert len({len(line) for line in lines[:4]}) == 1
     run = {"model": "m", "sampler": "importance", "num_samples": 9, "summary": found}
-    beside = table.comparison([run], 2)
-    assert "0.267" in beside[1] and " 1 of  3" in beside[1]
+    beside = table.comparison([{**run, "published_points": 77}], 2)
+    assert "0.267" in beside[1] and " 1 of  3" in beside[1] and " 77 " in beside[1]
     assert any("Prose" in line and "0.191" in line and "2508.18175" in line for line in beside)
 
 
