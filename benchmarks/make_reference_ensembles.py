@@ -267,10 +267,11 @@ stored energies are the true ones.
 
 Halves: T-W2 (radian, {points} points) and E-W2 (kT, all frames) of half the ladders against the
 others, root mean square over {splits} splits; the floor is that of random halves of the same
-frames, the excess is the difference of their squares, rooted. Limits of the excess: 0.20 rad (dipeptides),
-0.35 rad (tetrapeptides), 0.53 rad (octapeptides), 0.25 kT; P(phi > 0) and P(cis) known to 0.02.
-The module `gensci/metrics/agreement.py` says why. Where the last column but one is not `agree`, the
-reference itself is uncertain by about what it says, and smaller differences from it mean nothing.
+frames, the excess is the difference of their squares, rooted. Limits of the excess: 0.20 rad
+(dipeptides), 0.35 rad (tetrapeptides), 0.53 rad (octapeptides), 0.25 kT; P(phi > 0) and P(cis)
+known to 0.02. The module `gensci/metrics/agreement.py` says why. Where the last column but one is
+not `agree`, the reference itself is uncertain by about what it says, and smaller differences from
+it mean nothing.
 
 """
 
