@@ -62,11 +62,13 @@ class LisaSubject:
         problem: Setting, prior, kind of noise.
         observation: The data.
         name: Of the run, from the problem or the file.
+        injected: Whether the data are the problem's own.
     """
 
     problem: Problem
     observation: Observation
     name: str
+    injected: bool = False
 
     @classmethod
     def of(cls, problem: str | None, observation: str | None, prior: str | None) -> LisaSubject:
@@ -78,7 +80,7 @@ class LisaSubject:
         """
         if observation is None:
             known = _with_prior(load_problem(problem or "loud"), prior)
-            return cls(known, make_observation(known), known.name)
+            return cls(known, make_observation(known), known.name, injected=True)
         data = load_observation(observation)
         name = Path(observation).stem
         if problem is not None:
@@ -99,15 +101,21 @@ class LisaSubject:
 
     def facts(self) -> dict[str, Any]:
         """What of it decides the numbers."""
-        data = torch.view_as_real(self.observation.data).contiguous().numpy()
         return {
             "system": "lisa:mbhb",
             "problem": self.problem.name,
             "prior": self.problem.prior.to_json(),
             "noise": repr(self.problem.noise) if _has_fields(self.problem) else self.kind,
             "setting": self.observation.setting.to_json(),
-            "observation_sha256": hashlib.sha256(data.tobytes()).hexdigest(),
+            **self._source(),
         }
+
+    def _source(self) -> dict[str, Any]:
+        """What tells the data; injections differ in their last bits with the number of threads."""
+        if self.injected:
+            return {"truth": self.problem.truth.tolist(), "noise_seed": self.problem.seed}
+        data = torch.view_as_real(self.observation.data).contiguous().numpy()
+        return {"observation_sha256": hashlib.sha256(data.tobytes()).hexdigest()}
 
     @property
     def kind(self) -> str:

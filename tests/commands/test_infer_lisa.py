@@ -12,7 +12,7 @@ import torch
 
 import gensci
 from gensci.__main__ import main
-from gensci.commands.infer_lisa import _verdict, lisa_settings
+from gensci.commands.infer_lisa import LisaSubject, _verdict, lisa_settings
 from gensci.core.results import SampleSet
 from gensci.io.run_folder import RunFolder
 from gensci.loops.lisa_inference import LisaSettings, usual_settings
@@ -125,6 +125,20 @@ def test_a_run_interrupted_on_its_way_ends_with_the_same_bits(tmp_path, finished
     assert (tmp_path / "cut" / "samples.npz").read_bytes() == (
         finished / "samples.npz"
     ).read_bytes()
+
+
+def test_injections_are_told_by_what_was_injected_and_files_by_their_data(tmp_path):
+    """The last bits of an injection depend on the number of threads."""
+    subject = LisaSubject.of("moderate-noisy", None, None)
+    data = subject.observation.data * (1 + 2e-16)
+    other = replace(subject, observation=replace(subject.observation, data=data))
+    assert not torch.equal(other.observation.data, subject.observation.data)
+    assert other.facts() == subject.facts()
+    assert subject.facts()["truth"] == load_problem("moderate-noisy").truth.tolist()
+    for name, own in (("one.h5", subject), ("two.h5", other)):
+        own.observation.save(tmp_path / name)
+    one, two = (LisaSubject.of("moderate-noisy", name, None) for name in ("one.h5", "two.h5"))
+    assert one.facts()["observation_sha256"] != two.facts()["observation_sha256"]
 
 
 def test_sample_draws_from_the_surrogate_of_a_run(tmp_path, finished, monkeypatch):
