@@ -24,19 +24,22 @@ def draw_races(races: list[dict[str, Any]], path: Path) -> None:
         GensciError: matplotlib is not installed.
     """
     names = sorted({entry["name"] for entry in races})
+    labels = sorted({entry["label"] for entry in races}, key=lambda label: (label in TITLES, label))
+    colours = {label: COLOURS[k % len(COLOURS)] for k, label in enumerate(labels)}
     figure = new_figure(5.2 * len(names), 3.8)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        _panel(axes, name, [entry for entry in races if entry["name"] == name])
+        own = [entry for entry in races if entry["name"] == name]
+        _panel(axes, name, sorted(own, key=lambda entry: labels.index(entry["label"])), colours)
     panels[0].set_ylabel("T-W2 from the reference [rad]")
     save_figure(figure, path)
 
 
-def _panel(axes: Axes, name: str, races: list[dict[str, Any]]) -> None:
+def _panel(axes: Axes, name: str, races: list[dict[str, Any]], colours: dict[str, str]) -> None:
     first = races[0]
     axes.axhspan(first["floor"], first["halves"], color=BAND, lw=0, label="floor to halves")
     axes.axhline(first["level"], color=TRUTH, lw=1, ls="--", label="level")
-    for entry, colour in zip(races, COLOURS, strict=False):
+    for entry in races:
         seen = [look for look in entry["series"] if look["torus_w2"] is not None]
         axes.plot(
             [look["cpu_seconds"] for look in seen],
@@ -44,7 +47,7 @@ def _panel(axes: Axes, name: str, races: list[dict[str, Any]]) -> None:
             marker="o",
             ms=3,
             lw=1.4,
-            color=colour,
+            color=colours[entry["label"]],
             label=TITLES.get(entry["label"], entry["label"]),
         )
     axes.set_xscale("log")
