@@ -255,9 +255,9 @@ def table() -> str:
 README = """# Reference ensembles
 
 Written by `python benchmarks/make_reference_ensembles.py` from `gensci simulate` (temperature
-replica exchange; the recipe of each peptide, with its seed, is in its file). Names: the 30 test
-dipeptides, the 30 test tetrapeptides and the first 4 test octapeptides of Tan et al. 2025
-(arXiv:2508.18175).
+replica exchange; the recipe of each peptide, with its seed, is in its file). Names: the first
+{counts[2]} dipeptides, {counts[4]} tetrapeptides and {counts[8]} octapeptides of the 30 test
+peptides of each length of Tan et al. 2025 (arXiv:2508.18175).
 Read one with `gensci.metrics.references.load_reference_ensemble("AA")`.
 
 Each file holds torsions (phi, psi, omega, chi; to 2 pi / 4096), energies (float32, kJ/mol), ladder
@@ -282,7 +282,7 @@ def write_readme() -> None:
         for path in sorted(ENSEMBLES.glob("*.npz"))
     ]
     rounding = f"{min(errors):.2f} to {max(errors):.2f} kJ/mol" if errors else "little"
-    text = README.format(rounding=rounding, points=POINTS, splits=SPLITS)
+    text = README.format(rounding=rounding, points=POINTS, splits=SPLITS, counts=COUNTS)
     (ENSEMBLES / "README.md").write_text(text + table() + "\n")
 
 

@@ -188,7 +188,8 @@ def test_the_picture_has_a_curve_for_each_race(bench, tmp_path, monkeypatch):
     drawing = importlib.import_module("amortization_figure")
     kept = []
     monkeypatch.setattr(drawing, "save_figure", lambda figure, path: kept.append(figure))
-    races = [entry("gensci", 1.0), entry("openmm", None), entry("gensci", 2.0, name="CCVH")]
+    races = [entry("gensci", 1.0), entry("openmm", None)]
+    races += [entry("openmm", None, name="CCVH"), entry("gensci", 2.0, name="CCVH")]
     races[0]["series"] = [
         {"cpu_seconds": 1.0, "torus_w2": None},
         {"cpu_seconds": 2.0, "torus_w2": 0.9},
@@ -198,7 +199,11 @@ def test_the_picture_has_a_curve_for_each_race(bench, tmp_path, monkeypatch):
     first, second = kept[0].axes
     curves = [line.get_xydata().tolist() for line in first.lines]
     assert [[2.0, 0.9], [4.0, 0.5]] in curves and [[3.0, 0.7]] in curves
-    assert first.get_title() == "ARIP" and len(second.lines) == 2
+    assert first.get_title() == "ARIP" and len(second.lines) == 3
+    drawn = [
+        {line.get_label(): line.get_color() for line in axes.lines} for axes in (first, second)
+    ]
+    assert drawn[0] == drawn[1] and len(set(drawn[0].values())) == 3
     monkeypatch.undo()
     bench.draw_races(races, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

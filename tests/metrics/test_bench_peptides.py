@@ -5,6 +5,7 @@ import json
 import math
 import re
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,10 @@ def test_weighted_frames_of_the_reference_are_judged_by_their_weights(judging):
     torsions = {k: v[reference.position_rows[:400]] for k, v in judge.torsions.items()}
     assert row["torus_w2"] == pytest.approx(judge.torus(torsions), abs=0.02)
     assert row["torus_w2"] < 0.5
+    finer = replace(judge, points=10_000)  # as published; its lower floor tells that it was taken
+    cut = {name: values[1:] for name, values in torsions.items()}
+    assert row["torus_w2_published"] == pytest.approx(finer.torus(cut), abs=1e-3)
+    assert abs(finer.torus(cut) - judge.torus(cut)) > 1e-2
     own = energy[:400]
     assert row["energy_w2"] == pytest.approx(judge.energy(own), rel=1e-6)
     assert row["energy_w2_published"] == pytest.approx(judge.energy(own[1:]), rel=1e-6)
