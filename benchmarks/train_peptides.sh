@@ -24,7 +24,7 @@ if [ "${REHEARSAL:-}" = 1 ]; then
     batch=(groups_per_batch=2 frames_per_group=8 batches_per_epoch=5)
     model=(warmup_steps=3 own_samples=4 energy_after=6)
 else
-    length=36ps equilibration=9ps ladders=8 draws=10000 judged=AA,RT,ARIP,CCVH,GCDE,FESD
+    length=50ps equilibration=18ps ladders=6 draws=10000 judged=AA,RT,ARIP,CCVH,GCDE,FESD
     # 3,809,360 parameters, 15.2 MB: a checkpoint may have 16
     network=(channels=256 num_layers=5 num_heads=8 pair_channels=48)
     batch=(groups_per_batch=16 frames_per_group=64 batches_per_epoch=100)
@@ -45,8 +45,10 @@ gensci() { "$python" -m gensci "$@"; }
 
 simulate() {
     # a run that its time cuts off keeps whole peptides and goes on when called again
-    local settings=(--length "$length" --frame-interval 0.3ps --time-step 3fs --masses uniform
-        --equilibration "$equilibration" --temperatures 6 --ladders "$ladders")
+    # fewer replicas for longer: from a hot start energies take some 20 ps to fall
+    local settings=(--length "$length" --frame-interval 0.5ps --time-step 3fs --masses uniform
+        --equilibration "$equilibration" --temperatures 4 --hottest 500 --pivots 16
+        --ladders "$ladders")
     local deadline=$((SECONDS + 60 * ${SIMULATE_MINUTES:-7}))
     gensci_for "$deadline" simulate --system "${VALIDATION:-AL,PF,WY,CAVQ,GNFL,KHAP}" --seed 2 \
         --out "$work/validation" "${settings[@]}" --threads "$cores"

@@ -20,7 +20,8 @@ from gensci.data.exclusions import published_splits
 from gensci.io.atomic import write_atomic
 from gensci.io.progress import ProgressReport
 from gensci.io.run_folder import FORMAT, RECORD, RunFolder, check_place, check_same, read_record
-from gensci.io.simulation_report import JSON, TEXT, CorpusReport
+from gensci.io.simulation_report import JSON, TEXT, CorpusReport, settling
+from gensci.metrics.settling import energy_drift
 from gensci.systems.simulation import Simulable, SimulationSettings, SimulationSummary
 from gensci.systems.simulation_run import (
     Task,
@@ -104,6 +105,14 @@ def run_corpus(corpus: Corpus, threads: int = 1, batch: int = 1) -> int:
     with ProgressReport("simulate") as bar:
         for group in _groups(corpus.entries, batch):
             _run_group(corpus, group, _Watch(report, forecast, bar, len(corpus.entries)))
+    found = settling(report.rows())
+    if found is not None and not found.settled:
+        print(
+            f"gensci: warning: {found}: not in equilibrium yet; simulate anew with a longer "
+            "--equilibration",
+            file=sys.stderr,
+            flush=True,
+        )
     if (corpus.out / TEXT).exists():
         print(f"report in {corpus.out / TEXT}", flush=True)
     if not report.failures:
@@ -281,7 +290,10 @@ def _end(begun: _Begun, summary: SimulationSummary) -> str:
     """Close the record of a system; a line on what came of it."""
     begun.task.progress(summary)
     length = summary.snapshots * begun.task.settings.frame_interval
-    begun.run.save(outcome="complete", length=length)
+    held = range(begun.task.settings.num_shards)
+    shards = (shard for k in held if (shard := begun.run.load_shard(k)) is not None)
+    drift = energy_drift(shards, begun.task.settings.coldest)
+    begun.run.save(outcome="complete", length=length, energy_drift=drift)
     verdict = ": ".join([summary.mixing["verdict"], ", ".join(summary.mixing["reasons"])])
     elapsed = time.monotonic() - begun.since
     return f"{summary.frames} frames in {elapsed:.1f} s; {verdict.rstrip(': ')}"

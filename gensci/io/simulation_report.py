@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,9 @@ from gensci.io.run_folder import RECORD
 
 TEXT, JSON = "report.txt", "report.json"
 _ORDER = ("failed", "poorly mixed", "not judged", "well mixed")
+FEWEST = 8  # systems from which their mean drift of energy is judged
+LARGEST_DRIFT = 0.3  # kT; published distances between energies of dipeptides are about this
+CERTAINTY = 3.0  # standard errors
 _HEAD = """\
 Simulations in {place}: {count}, {states}.
 
@@ -21,6 +26,41 @@ often, `ladders` the largest disagreement between independent ladders on a basin
 `ladder` the round trips through the temperatures, `exchange` the smallest acceptance of exchanges.
 
 """
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Whether the energies of a corpus still fall: from a hot start they do at first.
+
+    Attributes:
+        drift: first half of the frames less second half, mean over the systems, kT.
+        error: standard error of the mean.
+        systems: how many.
+    """
+
+    drift: float
+    error: float
+    systems: int
+
+    @property
+    def settled(self) -> bool:
+        """False where the energy surely falls, by more than does not matter."""
+        return self.drift < LARGEST_DRIFT or self.drift < CERTAINTY * self.error
+
+    def __str__(self) -> str:
+        return (
+            f"the energy of the first half of the frames is {self.drift:.2f} +- {self.error:.2f} "
+            f"kT above that of the second, mean of {self.systems} systems"
+        )
+
+
+def settling(rows: list[dict[str, Any]]) -> Settling | None:
+    """The mean drift over those rows of a report that have one; None where they are too few."""
+    drifts = [row["energy_drift"] for row in rows if row.get("energy_drift") is not None]
+    if len(drifts) < FEWEST:
+        return None
+    error = statistics.stdev(drifts) / math.sqrt(len(drifts))
+    return Settling(statistics.fmean(drifts), error, len(drifts))
 
 
 @dataclass
@@ -77,12 +117,13 @@ def summary_row(name: str, record: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``name``, ``outcome``, and where they are known ``length`` (ps), ``frames``, ``dropped``,
-        ``seconds``, ``temperature_round_trips``, ``lowest_acceptance``, ``worst_torsion``,
-        ``round_trips`` of that, ``disagreement``, ``verdict``, ``reasons`` and ``error``.
+        ``seconds``, ``energy_drift`` (kT), ``temperature_round_trips``, ``lowest_acceptance``,
+        ``worst_torsion``, ``round_trips`` of that, ``disagreement``, ``verdict``, ``reasons`` and
+        ``error``.
     """
     row: dict[str, Any] = {"name": name, "outcome": record["outcome"]}
     old_length = record["settings"].get("length")  # where an earlier version had it
-    for key in ("length", "frames", "dropped", "seconds", "error"):
+    for key in ("length", "frames", "dropped", "seconds", "error", "energy_drift"):
         value = record.get(key, old_length if key == "length" else None)
         if value is not None:
             row[key] = value
@@ -120,6 +161,10 @@ def _text(out: Path, rows: list[dict[str, Any]]) -> str:
     )
     lines = [f"{head}{'exchange':>8}  verdict"]
     lines += [_line(row, width) for row in rows]
+    found = settling(rows)
+    if found is not None:
+        word = "settled" if found.settled else "not settled, use a longer --equilibration"
+        states += f"; {word}:\n{found}"
     return _HEAD.format(place=out, count=len(rows), states=states) + "\n".join(lines) + "\n"
 
 

@@ -104,7 +104,7 @@ class SimulationSettings:
     num_temperatures: int = 6
     coldest: float = 310.0
     hottest: float = 800.0
-    equilibration: float = 2.0
+    equilibration: float = 20.0
     pivots: int = 8
     device: str = "cpu"
     frames_per_shard: int = 1000

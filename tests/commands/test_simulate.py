@@ -368,3 +368,20 @@ def test_bad_input_gets_one_line_and_writes_nothing(tmp_path, capsys, arguments,
 def test_a_system_text_error_is_raised_to_python(tmp_path):
     with pytest.raises(SystemTextError):
         simulate("AX", tmp_path)
+
+
+def test_a_corpus_whose_energies_fall_is_warned_of(tmp_path, monkeypatch, capsys):
+    drifts = iter([2.0, 1.5, 1.8, 2.2, 1.9, 2.1, 1.7, 2.0])
+    given = []
+
+    def fallen(shards, temperature):
+        given.append((sum(len(shard["energy"]) for shard in shards), temperature))
+        return next(drifts)
+
+    monkeypatch.setattr("gensci.commands.simulating.energy_drift", fallen)
+    assert simulate("GG,GA,AG,AA,GS,SG,SA,AS", tmp_path, **TINY) == 0
+    assert given == [(12, 310.0)] * 8
+    assert record(tmp_path / "GG")["energy_drift"] == 2.0
+    warning = capsys.readouterr().err
+    assert "1.90 +- 0.08 kT above" in warning and "a longer --equilibration" in warning
+    assert "not settled" in (tmp_path / "report.txt").read_text()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gensci.io.run_folder import FORMAT
-from gensci.io.simulation_report import CorpusReport
+from gensci.io.simulation_report import CorpusReport, settling
 
 
 def torsion(round_trips, disagreement=1.0, judged=True):
@@ -86,6 +86,32 @@ def test_a_simulation_that_has_only_begun_or_is_of_an_earlier_version_has_no_ver
     lines = (tmp_path / "report.txt").read_text().splitlines()
     assert lines[-2].endswith("no verdict yet (running)")
     assert lines[-1].split()[:3] == ["GG", "48", "9"]
+
+
+@pytest.mark.parametrize(
+    ("drifts", "says"),
+    [
+        ([2.0, 1.0, 1.5, 0.5, 2.5, 1.0, 1.2, 1.1], "not settled, use a longer --equilibration"),
+        ([2.0, -1.0, 1.5, -0.5, 2.5, -1.0, 1.2, -1.1], "settled"),
+        ([0.21, 0.2, 0.2, 0.21, 0.2, 0.22, 0.2, 0.2], "settled"),  # surely falling, but by little
+        ([2.0, 1.0, 1.5, 0.5, 2.5, 1.0, 1.2], None),  # too few to say
+    ],
+)
+def test_energies_that_fall_all_over_a_corpus_are_told(tmp_path, drifts, says):
+    for number, drift in enumerate(drifts):
+        put(tmp_path, f"A{number}", record() | {"energy_drift": drift})
+    put(tmp_path, "older", record())
+    put(tmp_path, "one", record() | {"energy_drift": None})
+    CorpusReport(tmp_path).write()
+    head, second = (tmp_path / "report.txt").read_text().splitlines()[:2]
+    rows = json.loads((tmp_path / "report.json").read_text())["systems"]
+    found = settling(rows)
+    if says is None:
+        assert found is None and "settled" not in head
+        return
+    assert head.endswith(f"; {says}:")
+    assert (found.drift, found.systems) == (pytest.approx(sum(drifts) / 8), 8)
+    assert f"{found.drift:.2f} +- {found.error:.2f} kT" in second
 
 
 def test_nothing_is_written_where_nothing_was_simulated(tmp_path):
