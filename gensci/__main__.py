@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data prepare": ("gensci.commands.data:prepare", "crystals and molecules to train on"),
     "data pair": ("gensci.commands.pair:pair", "known structures as templates of training rows"),
     "convert": ("gensci.commands.convert:convert", "turn released weights into a checkpoint"),
+    "average": ("gensci.commands.average:average", "one checkpoint between several of a training"),
     "list": ("gensci.commands.list:list_names", "list what the options of the others accept"),
     "doctor": (
         "gensci.commands.doctor:doctor",
