@@ -21,8 +21,8 @@ from bench_environment import environment, write_results
 
 from gensci.commands.simulate import duration
 from gensci.metrics.references import load_reference_ensemble
-from gensci.metrics.settling import GAS_CONSTANT
 from gensci.samplers.base import MemoryStore
+from gensci.sims.dynamics import GAS_CONSTANT
 from gensci.systems.peptide import PeptideSystem
 from gensci.systems.simulation import SimulationSettings
 from gensci.systems.simulation_run import simulate_system

@@ -60,7 +60,7 @@ def simulate(
         coldest: Temperature of the frames, K.
         hottest: Temperature at the other end of the ladder, K.
         equilibration: Time before the first frame, once hot and once in the ladder. Energies of
-            tetrapeptides take about 20 ps to fall after that, of longer ones more.
+            tetrapeptides take about 20 ps to fall.
         pivots: Monte Carlo rotations about bonds that each replica tries every hundred steps; they
             cross the barriers of the backbone. 0 for dynamics alone.
         corpus_seed: Of samples such as tripeptides:200; a larger sample holds the smaller one.

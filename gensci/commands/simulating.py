@@ -22,6 +22,7 @@ from gensci.io.progress import ProgressReport
 from gensci.io.run_folder import FORMAT, RECORD, RunFolder, check_place, check_same, read_record
 from gensci.io.simulation_report import JSON, TEXT, CorpusReport, settling
 from gensci.metrics.settling import energy_drift
+from gensci.sims.dynamics import GAS_CONSTANT
 from gensci.systems.simulation import Simulable, SimulationSettings, SimulationSummary
 from gensci.systems.simulation_run import (
     Task,
@@ -292,7 +293,7 @@ def _end(begun: _Begun, summary: SimulationSummary) -> str:
     length = summary.snapshots * begun.task.settings.frame_interval
     held = range(begun.task.settings.num_shards)
     shards = (shard for k in held if (shard := begun.run.load_shard(k)) is not None)
-    drift = energy_drift(shards, begun.task.settings.coldest)
+    drift = energy_drift(shards, GAS_CONSTANT * begun.task.settings.coldest)
     begun.run.save(outcome="complete", length=length, energy_drift=drift)
     verdict = ": ".join([summary.mixing["verdict"], ", ".join(summary.mixing["reasons"])])
     elapsed = time.monotonic() - begun.since

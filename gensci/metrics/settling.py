@@ -15,15 +15,13 @@ from torch import Tensor
 
 from gensci.core.protocols import Tensors
 
-GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
 
-
-def energy_drift(shards: Iterable[Tensors], temperature: float) -> float | None:
+def energy_drift(shards: Iterable[Tensors], kt: float) -> float | None:
     """Mean energy of the first half of every ladder's frames less that of its second half.
 
     Args:
         shards: with ``energy`` (frames,) kJ/mol, ``ladder`` and ``snapshot`` (frames,).
-        temperature: K.
+        kt: kJ/mol.
 
     Returns:
         In kT, the mean over ladders; None where no ladder has frames in both halves.
@@ -45,4 +43,4 @@ def energy_drift(shards: Iterable[Tensors], temperature: float) -> float | None:
             changes.append(float(energy[mine & ~late].mean() - energy[mine & late].mean()))
     if not changes:
         return None
-    return sum(changes) / len(changes) / (GAS_CONSTANT * temperature)
+    return sum(changes) / len(changes) / kt

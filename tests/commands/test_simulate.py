@@ -1,5 +1,6 @@
 """`gensci simulate`: files, continuing, lengthening, adding, reports and refusals."""
 
+import inspect
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from gensci.core.errors import RunFolderError, SystemTextError, UsageError
 from gensci.io.run_folder import RunFolder
 from gensci.sims.peptide import build_peptide, create_system
 from gensci.systems.peptide import PeptideSystem
-from gensci.systems.simulation import SimulationError
+from gensci.systems.simulation import SimulationError, SimulationSettings
 
 TINY = {
     "length": "0.06ps",
@@ -374,14 +375,24 @@ def test_a_corpus_whose_energies_fall_is_warned_of(tmp_path, monkeypatch, capsys
     drifts = iter([2.0, 1.5, 1.8, 2.2, 1.9, 2.1, 1.7, 2.0])
     given = []
 
-    def fallen(shards, temperature):
-        given.append((sum(len(shard["energy"]) for shard in shards), temperature))
+    def fallen(shards, kt):
+        given.append((sum(len(shard["energy"]) for shard in shards), kt))
         return next(drifts)
 
     monkeypatch.setattr("gensci.commands.simulating.energy_drift", fallen)
     assert simulate("GG,GA,AG,AA,GS,SG,SA,AS", tmp_path, **TINY) == 0
-    assert given == [(12, 310.0)] * 8
+    assert given == [(12, pytest.approx(310.0 * 8.31446e-3, rel=1e-5))] * 8
     assert record(tmp_path / "GG")["energy_drift"] == 2.0
     warning = capsys.readouterr().err
     assert "1.90 +- 0.08 kT above" in warning and "a longer --equilibration" in warning
     assert "not settled" in (tmp_path / "report.txt").read_text()
+
+
+def test_without_options_a_simulation_has_the_settings_of_the_library():
+    known = SimulationSettings()
+    given = {name: row.default for name, row in inspect.signature(simulate).parameters.items()}
+    for name in ("length", "frame_interval", "time_step", "equilibration"):
+        assert duration(name, given[name]) == getattr(known, name), name
+    for name in ("masses", "friction", "ladders", "coldest", "hottest", "pivots"):
+        assert given[name] == getattr(known, name), name
+    assert known.equilibration == 20.0  # energies of tetrapeptides fall until then

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gensci.metrics.settling import GAS_CONSTANT, energy_drift
+from gensci.metrics.settling import energy_drift
 
-KT = 310.0 * GAS_CONSTANT
+KT = 2.5775  # kJ/mol
 
 
 def shard(energy, first=0):
@@ -21,9 +21,9 @@ def shard(energy, first=0):
 def test_the_drift_is_the_first_half_less_the_second_over_all_shards():
     energy = torch.tensor([[5.0, 1.0], [3.0, 1.0], [2.0, 1.0], [2.0, -2.0]])
     # ladder 0: 4 - 2, ladder 1: 1 + 0.5
-    assert energy_drift([shard(energy)], 310.0) == pytest.approx(1.75, rel=1e-5)
+    assert energy_drift([shard(energy)], KT) == pytest.approx(1.75, rel=1e-5)
     halves = [shard(energy[:1]), shard(energy[1:], first=1)]
-    assert energy_drift(halves, 310.0) == pytest.approx(1.75, rel=1e-5)
+    assert energy_drift(halves, KT) == pytest.approx(1.75, rel=1e-5)
 
 
 def test_ladders_count_alike_whatever_frames_were_left_out():
@@ -31,11 +31,11 @@ def test_ladders_count_alike_whatever_frames_were_left_out():
     whole = shard(energy)
     kept = torch.tensor([0, 1, 4, 7])  # of ladder 0 one frame in each half, of ladder 1 too
     thinned = {name: value[kept] for name, value in whole.items()}
-    assert energy_drift([thinned], 310.0) == pytest.approx((3.0 + 1.0) / 2, rel=1e-5)
+    assert energy_drift([thinned], KT) == pytest.approx((3.0 + 1.0) / 2, rel=1e-5)
 
 
 def test_without_frames_in_both_halves_nothing_is_said():
     energy = torch.tensor([[4.0], [1.0]])
-    assert energy_drift([], 310.0) is None
-    assert energy_drift([{k: v[:0] for k, v in shard(energy).items()}], 310.0) is None
-    assert energy_drift([shard(energy[:1])], 310.0) is None
+    assert energy_drift([], KT) is None
+    assert energy_drift([{k: v[:0] for k, v in shard(energy).items()}], KT) is None
+    assert energy_drift([shard(energy[:1])], KT) is None

@@ -53,6 +53,12 @@ def test_weights_are_the_weighted_mean_and_the_origin_is_told(tmp_path, pair, ca
     assert meta["weights_sha256"] == checkpoint.sha256(tmp_path / "mean" / "model.safetensors")
 
 
+def test_the_meta_data_are_those_of_the_largest_share(tmp_path, pair):
+    assert average(tmp_path, shares="0.7,0.3") == 0
+    _, meta = checkpoint.load_network(tmp_path / "mean")
+    assert meta["steps"] == 10 and meta["trained_residues"] == [2, 4]
+
+
 def test_a_checkpoint_with_itself_stays_as_it_is(tmp_path, pair):
     assert average(tmp_path, "a,a,a", "0.2,0.5,0.3") == 0
     network, _ = checkpoint.load_network(tmp_path / "mean")
